@@ -1,0 +1,7 @@
+"""`python -m labkit` is `labkit`."""
+
+import sys
+
+from labkit.cli.main import main
+
+sys.exit(main())

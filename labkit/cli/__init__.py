@@ -1,0 +1,1 @@
+"""The command. Each subcommand is a module here with `add(subparsers)` and `run(options) -> exit code`."""

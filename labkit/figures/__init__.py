@@ -1,0 +1,1 @@
+"""Records or arrays in, plotly figures out. Nothing here computes a result."""

@@ -1,0 +1,1 @@
+"""The meters: what a step takes in memory, measured or estimated."""

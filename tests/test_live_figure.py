@@ -1,0 +1,163 @@
+"""The live figure, in a real JupyterLab where that is what counts, and alone where it is not."""
+
+import ipywidgets
+import plotly.graph_objects as go
+import pytest
+from browser import KERNEL_IS_IDLE
+from tiny_labs import write_lab
+
+from labkit.errors import RequestError
+from labkit.lab.results import CALLBACK_ERROR
+from labkit.widgets import LiveFigure, observe_safely
+
+DRAWN = "figure => figure.calcdata[0].map(point => point.y)"  # the numbers plotly drew
+TEXT_COLOUR = "figure => getComputedStyle(figure.querySelector('.gtitle')).fill"
+WIDGETS = """
+import ipywidgets, plotly.graph_objects as go
+from labkit.widgets import LiveFigure, observe_safely
+
+def draw(r):
+    layout = dict(title=f"rank {r}", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", height=380)
+    return go.Figure(go.Bar(y=[r, 2 * r, 1 / (r - 13)]), layout)
+
+slider = ipywidgets.IntSlider(rank, 1, 64, description="rank", continuous_update=False)
+message, live = ipywidgets.HTML(), LiveFigure(go.Figure())
+observe_safely([slider], lambda: live.show(draw(slider.value)), message)
+ipywidgets.VBox([slider, message, live])
+"""
+SECOND = "LiveFigure(draw(2), label='another figure')"
+BUSY_ONCE = """
+import pathlib, time
+mark = pathlib.Path(".ran-before")
+if not mark.exists():
+    mark.touch()
+    time.sleep(600)
+"""
+
+
+def opened(lab_page, notebook: str = "labs/90_live.ipynb", *more_cells: str):
+    write_lab(lab_page.server.root / notebook, WIDGETS, SECOND, *more_cells)
+    return lab_page.open(notebook)
+
+
+def widget_cell(page):
+    cell = page.locator(".jp-Cell", has=page.locator(".widget-slider"))
+    return cell, cell.locator(".js-plotly-plot"), cell.locator(".noUi-handle")
+
+
+def press(handle, key: str, times: int) -> None:
+    handle.focus()
+    for _ in range(times):
+        handle.press(key)
+
+
+@pytest.mark.browser
+def test_keyboard_moves_the_drawn_numbers_and_an_error_is_shown(lab_page):
+    from playwright.sync_api import expect
+
+    large_frames = []
+    lab_page.page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: note(frame, large_frames)))
+    lab = opened(lab_page).run_all()
+    cell, figure, handle = widget_cell(lab.page)
+    figure.scroll_into_view_if_needed()
+    assert figure.evaluate(DRAWN)[:2] == [8, 16]
+    expect(figure).to_have_attribute("role", "img")
+    expect(figure).to_have_attribute("aria-label", "rank 8")
+    expect(lab.page.get_by_role("img", name="another figure").locator(".gtitle")).to_have_text("rank 2")
+    expect(lab.page.locator("[data-title^='Share']")).to_have_count(0)
+    assert len(large_frames) == 1, "plotly.js must travel once for all figures of a page"
+
+    press(handle, "ArrowRight", 4)
+    expect(figure.locator(".gtitle")).to_have_text("rank 12")
+    expect(figure).to_have_attribute("aria-label", "rank 12")
+    assert figure.evaluate(DRAWN)[:2] == [12, 24]
+
+    press(handle, "ArrowRight", 1)
+    expect(cell.locator(f".{CALLBACK_ERROR}")).to_have_text("ZeroDivisionError: division by zero")
+    press(handle, "ArrowRight", 1)
+    expect(figure.locator(".gtitle")).to_have_text("rank 14")
+    expect(cell.locator(f".{CALLBACK_ERROR}")).to_have_count(0)
+    lab.watched.assert_quiet()
+
+
+def note(frame, large_frames: list[int]) -> None:
+    if len(frame) > 1_000_000:
+        large_frames.append(len(frame))
+
+
+@pytest.mark.browser
+def test_a_reloaded_page_shows_the_current_figure_in_either_theme(lab_page, screenshots):
+    from playwright.sync_api import expect
+
+    lab = opened(lab_page).run_all()
+    _, figure, handle = widget_cell(lab.page)
+    press(handle, "ArrowRight", 2)
+    expect(figure.locator(".gtitle")).to_have_text("rank 10")
+    lab.reload()
+    _, figure, _ = widget_cell(lab.page)
+    expect(figure.locator(".gtitle")).to_have_text("rank 10")
+    assert figure.evaluate(DRAWN)[:2] == [10, 20]
+
+    colours = {}
+    for theme in ("Light", "Dark"):
+        lab.use_theme(f"JupyterLab {theme}")
+        lab.page.wait_for_function(
+            "([colour, ask]) => eval(ask)(document.querySelector('.js-plotly-plot')) !== colour",
+            arg=[colours.get("Light", ""), TEXT_COLOUR],
+        )
+        colours[theme] = figure.evaluate(TEXT_COLOUR)
+        figure.scroll_into_view_if_needed()
+        lab.page.screenshot(path=screenshots / f"live-figure-{theme.lower()}.png")
+    lab.page.set_viewport_size({"width": 900, "height": 800})
+    lab.page.wait_for_function("figure => figure._fullLayout.width <= figure.offsetWidth", arg=figure.element_handle())
+    assert figure.bounding_box()["height"] == pytest.approx(380, abs=2)
+    lab.watched.assert_quiet()
+
+
+@pytest.mark.browser
+def test_a_figure_is_drawn_after_the_kernel_that_owed_plotly_is_gone(lab_page):
+    from playwright.sync_api import expect
+
+    lab = opened(lab_page, "labs/91_busy.ipynb", BUSY_ONCE)
+    lab.page.evaluate("() => { void window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+    waiting = lab.page.get_by_role("img", name="another figure")
+    expect(waiting).to_contain_text("when the kernel has time")
+    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+    lab.page.wait_for_function(KERNEL_IS_IDLE)
+    lab.run_all()
+    expect(waiting.locator(".gtitle")).to_have_text("rank 2")
+
+
+def test_a_figure_travels_as_json_browsers_accept():
+    live = LiveFigure(go.Figure(go.Scatter(y=[1.0, float("nan")])), label="two points")
+    assert live.figure["data"][0]["y"] == [1.0, None]
+    live.show(go.Figure(layout={"title": "new"}))
+    assert live.figure["layout"]["title"]["text"] == "new"
+    assert live.label == "two points"
+
+
+def test_a_callback_s_exception_is_shown_escaped_raised_and_cleared():
+    slider, message, seen = ipywidgets.IntSlider(1, 0, 9), ipywidgets.HTML(), []
+
+    def callback() -> None:
+        if slider.value == 5:
+            raise ValueError("5 is\n<not> possible")
+        if slider.value == 6:
+            raise RequestError("rank=6 is not possible.")
+        seen.append(slider.value)
+
+    observe_safely([slider], callback, message)
+    assert seen == [1]
+    with pytest.raises(ValueError, match="possible"):
+        slider.value = 5
+    assert "ValueError: 5 is &lt;not&gt; possible" in message.value and CALLBACK_ERROR in message.value
+    with pytest.raises(RequestError):
+        slider.value = 6
+    assert ">rank=6 is not possible.<" in message.value
+    slider.value = 7
+    assert seen == [1, 7] and message.value == ""
+
+
+def test_a_callback_that_fails_at_once_fails_the_cell():
+    with pytest.raises(ZeroDivisionError):
+        observe_safely([], lambda: 1 / 0, ipywidgets.HTML())
