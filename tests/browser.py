@@ -26,6 +26,7 @@ CHROMIUM_FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars", "--force-color-profile=srgb",
     "--font-render-hinting=none", "--disable-background-networking", "--disable-component-update", "--no-first-run",
 ]  # fmt: skip
+PATIENCE_SECONDS = 60  # nothing takes that long, but the machine may be busy with something else
 KERNEL_IS_IDLE = """() => {
     const notebook = window.jupyterapp?.shell.currentWidget;
     return notebook?.sessionContext?.session?.kernel?.status === 'idle' && notebook.content?.widgets?.length > 0;
@@ -103,18 +104,32 @@ def running_server(base: Path) -> Iterator[Server]:
         stop(process)
 
 
-@contextmanager
-def running_chromium():
-    """A headless Chromium. Without one the test is skipped, but fails in CI, where it must not go unnoticed."""
-    from playwright.sync_api import sync_playwright
-
+def find_chromium() -> str:
+    """Path of a Chromium. Without one the tests are skipped, but fail in CI, where that must not go unnoticed."""
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        _unavailable("no playwright: pip install playwright")
+    names = (os.environ.get("LABKIT_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
     with sync_playwright() as playwright:
-        names = (os.environ.get("LABKIT_CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome")
         found = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
-        if not Path(found).exists():
-            reason = "no Chromium: install it (apt-get install chromium) or set LABKIT_CHROMIUM to its path"
-            pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
-        chromium = playwright.chromium.launch(executable_path=found, headless=True, args=CHROMIUM_FLAGS)
+    if not Path(found).exists():
+        _unavailable("no Chromium: install it (apt-get install chromium) or set LABKIT_CHROMIUM to its path")
+    return found
+
+
+def _unavailable(reason: str) -> None:
+    pytest.fail(reason) if os.environ.get("CI") else pytest.skip(reason)
+
+
+@contextmanager
+def running_chromium(path: str):
+    """A headless Chromium."""
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=PATIENCE_SECONDS * 1000)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, headless=True, args=CHROMIUM_FLAGS)
         yield chromium
         chromium.close()
 
@@ -138,7 +153,7 @@ def watched_page(chromium, *allowed: str, **context_options: Any) -> Iterator[Wa
     """A fresh browser context with one page, watched."""
     usual = {"viewport": {"width": 1400, "height": 1000}, "reduced_motion": "reduce"}
     context = chromium.new_context(**usual | context_options)
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(PATIENCE_SECONDS * 1000)
     watched = Watched(context.new_page())
 
     def gate(route) -> None:

@@ -7,8 +7,16 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def jupyter(tmp_path_factory):
-    """A JupyterLab server on loopback; `root / "labs"` is a copy of the labs."""
+def chromium_path() -> str:
+    """Where Chromium is; skips, or fails in CI, where there is none."""
+    from browser import find_chromium
+
+    return find_chromium()
+
+
+@pytest.fixture(scope="session")
+def jupyter(tmp_path_factory, chromium_path):
+    """A JupyterLab server on loopback for the browser; `root / "labs"` is a copy of the labs."""
     from browser import running_server
 
     with running_server(tmp_path_factory.mktemp("jupyter")) as server:
@@ -16,11 +24,11 @@ def jupyter(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")  # not longer: playwright keeps an event loop running in the main thread
-def browser():
+def browser(chromium_path):
     """A headless Chromium."""
     from browser import running_chromium
 
-    with running_chromium() as chromium:
+    with running_chromium(chromium_path) as chromium:
         yield chromium
 
 

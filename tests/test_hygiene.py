@@ -43,6 +43,7 @@ SIDEWAYS = {
     "isolate": {"errors"},
     "machine": {"errors", "gpus"},
     "record": {"case", "errors", "machine"},
+    "lab": {"figures"},
     "methods": {"models"},
     "runner": {"lab"},
     "cli": {"doctor"},

@@ -13,12 +13,12 @@ from labkit.widgets import LiveFigure, observe_safely
 DRAWN = "figure => figure.calcdata[0].map(point => point.y)"  # the numbers plotly drew
 TEXT_COLOUR = "figure => getComputedStyle(figure.querySelector('.gtitle')).fill"
 WIDGETS = """
-import ipywidgets, plotly.graph_objects as go
+import ipywidgets, threading, plotly.graph_objects as go
 from labkit.widgets import LiveFigure, observe_safely
 
 def draw(r):
     layout = dict(title=f"rank {r}", paper_bgcolor="rgba(0,0,0,0)", plot_bgcolor="rgba(0,0,0,0)", height=380)
-    return go.Figure(go.Bar(y=[r, 2 * r, 1 / (r - 13)]), layout)
+    return go.Figure(go.Bar(y=[r, 2 * r, 1 / (r - 13)], name=threading.current_thread().name), layout)
 
 slider = ipywidgets.IntSlider(rank, 1, 64, description="rank", continuous_update=False)
 message, live = ipywidgets.HTML(), LiveFigure(go.Figure())
@@ -71,6 +71,7 @@ def test_keyboard_moves_the_drawn_numbers_and_an_error_is_shown(lab_page):
     expect(figure.locator(".gtitle")).to_have_text("rank 12")
     expect(figure).to_have_attribute("aria-label", "rank 12")
     assert figure.evaluate(DRAWN)[:2] == [12, 24]
+    assert figure.evaluate("figure => figure.data[0].name") == "MainThread", "the shipped settings turn subshells off"
 
     press(handle, "ArrowRight", 1)
     expect(cell.locator(f".{CALLBACK_ERROR}")).to_have_text("ZeroDivisionError: division by zero")

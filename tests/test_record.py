@@ -211,10 +211,10 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     store.write_atomically(path, b"old")
     store.write_atomically(str(path), b"new")
     assert path.read_bytes() == b"new"
-    with pytest.raises(TypeError):
-        store.write_atomically(path, None)
-    assert path.read_bytes() == b"new"
-    assert list(tmp_path.iterdir()) == [path]
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError):
+        store.write_atomically(tmp_path / "folder", b"a folder cannot be replaced by a file")
+    assert sorted(tmp_path.iterdir()) == [tmp_path / "folder", path]
 
 
 def test_append_waits_for_the_lock(tmp_path):

@@ -1,6 +1,7 @@
 """Running labs headlessly: what must count as a failure does, what went well is kept, and the pages stand alone."""
 
 import html.parser
+import io
 import json
 import os
 import re
@@ -16,8 +17,9 @@ from tiny_labs import write_lab
 
 from labkit.errors import LabFailed, ModelNotAvailable, RequestError
 from labkit.lab.results import MIME, emit, show
-from labkit.runner import LabRun, find_labs, parse_parameters, read_results, run_lab, run_labs
+from labkit.runner import LabRun, Progress, find_labs, parse_parameters, read_results, run_lab, run_labs
 from labkit.runner.catalog import read_parameters
+from labkit.runner.collect import problem_in
 from labkit.runner.request import plan
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,7 +148,7 @@ class References(html.parser.HTMLParser):
 
 
 def test_pages_fetch_nothing_from_elsewhere_and_link_to_files_that_exist(batch):
-    out, runs = batch
+    out, _ = batch
     for path in out.glob("*.html"):
         found = References()
         found.feed(path.read_text())
@@ -158,6 +160,31 @@ def test_pages_fetch_nothing_from_elsewhere_and_link_to_files_that_exist(batch):
     for text in ("rank: 4", "targets: all-linear", "<b>4 & more</b>", 'aria-label="live, rank 4"', "preset smoke"):
         assert text in page or text.replace("&", "&amp;") in page
     assert len(page) < 600_000 and "parameters = 8 bytes" in (out / "index.html").read_text()
+
+
+def test_a_finished_notebook_with_a_cell_left_unrun_does_not_count(tmp_path):
+    path = write_lab(tmp_path / "labs" / "01_lab.ipynb", "a = 1", "   ", "b = 2", parameters=None)
+    notebook = nbformat.read(path, as_version=4)
+    assert problem_in(notebook) == "cells 'cell-0', 'cell-2' were left unrun."
+    for cell in notebook.cells:
+        cell.execution_count = 1
+    assert problem_in(notebook) is None
+
+
+def test_progress_says_which_lab_and_on_a_terminal_which_cell():
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream in (io.StringIO(), Terminal()):
+        progress = Progress(stream)
+        progress.started("01_lab")
+        progress.at_cell("01_lab", 4, 12)
+        progress.ended("01_lab", "ok after 3 s")
+        lines = re.sub(r".*?\r\033\[K", "", stream.getvalue())
+        assert lines == "01_lab: started\n01_lab: ok after 3 s\n"
+        assert ("01_lab: cell 5 of 12" in stream.getvalue()) == stream.isatty()
+    Progress().ended("01_lab", "to nobody")
 
 
 @pytest.mark.browser
@@ -180,6 +207,7 @@ def test_pages_draw_their_figures_from_disk_without_a_network(batch, browser, sc
             watched.assert_quiet()
 
 
+@pytest.mark.slow
 def test_a_lab_that_hangs_is_stopped_with_all_it_started(tmp_path):
     lab = write_lab(tmp_path / "labs" / "01_hangs.ipynb", HANGS)
     run = run_labs([lab], tmp_path / "out", timeout_seconds=15)["01_hangs"]
@@ -189,6 +217,7 @@ def test_a_lab_that_hangs_is_stopped_with_all_it_started(tmp_path):
     assert saved.cells[-1].outputs[0].text == "so far\n"
 
 
+@pytest.mark.slow
 def test_a_killed_run_keeps_what_was_finished_and_resumes(tmp_path):
     labs = [write_lab(tmp_path / "labs" / "01_fast.ipynb", f"{EMIT}\nemit('a', 1)"),
             write_lab(tmp_path / "labs" / "02_waits.ipynb", WAITS)]  # fmt: skip
@@ -317,7 +346,7 @@ def test_emit_leaves_one_output_for_people_and_for_the_runner(monkeypatch):
     emit("peak_allocated_bytes", 1)  # a cell may be run again
     assert shown[0] == {
         MIME: {"name": "peak_allocated_bytes", "value": 3 * 2**20, "unit": "bytes", "tolerance": 0.05},
-        "text/plain": "peak_allocated_bytes = 3145728 bytes (3.00 MiB)",
+        "text/plain": "peak_allocated_bytes = 3,145,728 bytes (3.00 MiB)",
     }
     assert [show({"value": value}) for value in (0.25, "nf4", [1, 2], None, True)] == [
         "0.25",

@@ -166,9 +166,10 @@ def test_local_files_and_folders_load_by_the_same_call(tmp_path, suffix):
     rows = [*ROWS, {"instruction": "nothing", "expression": "None"}, {"instruction": "7", "expression": "7"},
             {"instruction": "two,\n\"lines\"", "expression": "'NA'"}]  # fmt: skip
     file = write(tmp_path / f"mine{suffix}", rows)
-    write(tmp_path / f"test{suffix}", rows[:2])
+    numbers = [{"instruction": "seven", "expression": "7"}, {"instruction": "yes", "expression": "12"}]
+    write(tmp_path / f"test{suffix}", numbers)
     assert load(file).to_list() == load(str(file)).to_list() == rows
-    assert load(tmp_path, "test").to_list() == rows[:2]
+    assert load(tmp_path, "test").to_list() == numbers
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
@@ -371,6 +372,12 @@ def test_scoring_leaves_every_module_in_its_mode_and_no_gradients(tokenizer):
         score(model, tokenizer, ROWS, batch_size=0)
     assert [module.training for module in model.modules()] == before, "not after an error either"
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_dropout_is_off_while_scoring(tokenizer):
+    model = tiny_model(tokenizer, attention_dropout=0.9).train()
+    first, second = (score(model, tokenizer, ROWS, max_new_tokens=1).loss for _ in range(2))
+    assert first == second
 
 
 def test_what_is_written_does_not_depend_on_the_batch(tokenizer):

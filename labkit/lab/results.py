@@ -37,14 +37,20 @@ def emit(name: str, value: Any, unit: str | None = None, tolerance: float | None
 
 
 def show(result: dict[str, Any]) -> str:
-    """A result's value and unit as people read them: `{"value": 1536, "unit": "bytes"} -> '1536 bytes (1.50 KiB)'`."""
+    """A result's value and unit as people read them: `{"value": 1536, "unit": "bytes"} -> '1,536 bytes (1.50 KiB)'`."""
     value, unit = result["value"], result.get("unit")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    text = f"{value:.6g}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)
-    text = value if isinstance(value, str) else text
-    if unit == "bytes" and is_number and value >= 1024:
-        return f"{text} bytes ({format_bytes(round(value))})"
-    return f"{text} {unit}" if unit else text
+    text = _written(value)
+    if unit == "bytes" and isinstance(value, int | float) and value >= 1024:
+        text += f" bytes ({format_bytes(round(value))})"
+    elif unit:
+        text += f" {unit}"
+    return text
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -6,10 +6,12 @@ the measured step by a test. Not covered: autocast, dropout, temporaries inside 
 """
 
 from collections import Counter
+from dataclasses import replace
 
 from labkit.case import Case
 from labkit.errors import RequestError
 from labkit.memory.shape import Linear, Shape, adapted, shape_of
+from labkit.models.architectures import ARCHITECTURES
 from labkit.optimizers import state_bytes
 
 ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
@@ -120,6 +122,24 @@ def _shared_output_bytes(shape: Shape, case: Case) -> int:
     return stream_bytes(case) * shape.attention_width if keeps_output and o_proj_keeps else 0
 
 
+def frozen_start_bytes(shape: Shape, case: Case) -> int:
+    """What the first block does not keep because nothing before its first adapter needs a gradient: the first norm;
+    of q, k, v each one whose partner is frozen; all of attention, and the second norm, if only the MLP is adapted."""
+    tokens = case.batch_size * case.sequence_length
+    query, key, value, output = (
+        any(linear.name == name for linear in adapted(shape, case.targets))
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj")
+    )
+    norm = tokens * (4 * shape.hidden + 4)
+    if not (query or key or value):
+        shared = tokens * _shared_output_bytes(shape, case)
+        return norm * (1 if output else 2) + attention_bytes_per_block(shape, case) - shared
+    if case.attention not in ("math", "eager"):  # one kernel keeps all its inputs
+        return norm
+    frozen = (not query) + (not key) + (not (query or key))
+    return norm + frozen * tokens * shape.attention_width * (4 if case.attention == "math" else stream_bytes(case))
+
+
 def activation_bytes(shape: Shape, case: Case) -> tuple[int, int]:
     """(kept by the whole forward, kept by one recomputed block). With checkpointing a block keeps its input alone."""
     tokens, size = case.batch_size * case.sequence_length, stream_bytes(case)
@@ -128,7 +148,7 @@ def activation_bytes(shape: Shape, case: Case) -> tuple[int, int]:
     if case.method == "full":
         ends += tokens * 2 * size * shape.hidden  # the last norm's product and the head's input
     elif case.checkpointing == "none":
-        ends -= tokens * (4 * shape.hidden + 4)  # nothing before the first adapter needs a gradient: no first norm
+        ends -= frozen_start_bytes(shape, case)
     ends += 2 * case.sequence_length * shape.head_dim * size  # cos and sin
     if case.checkpointing == "none":
         return shape.layers * block + ends, 0
@@ -191,3 +211,10 @@ def estimate(case: Case, device_type: str = "cuda"):
         phases=phases,
         breakdown=breakdown,
     )
+
+
+def largest_architecture(case: Case, limit_bytes: int) -> str | None:
+    """The largest named architecture whose estimated peak with `case`'s settings is within `limit_bytes`."""
+    peaks = {name: estimate(replace(case, model=name)).peak_allocated_bytes for name in ARCHITECTURES}
+    fitting = [name for name, peak in peaks.items() if peak <= limit_bytes]
+    return max(fitting, key=lambda name: shape_of(name).parameters, default=None)

@@ -45,6 +45,7 @@ def _measure_cpu(case: Case, device: str, steps: int) -> dict:
         label_model(ledger, training.model, is_upcast(training.case))
         watch(ledger, training)
         after_load_bytes = ledger.live_bytes
+        ledger("forward")
         batches = random_batches(case, device, training.model.config.vocab_size)
         train_step(training, batches, ledger)
         ledger.forget_peaks()

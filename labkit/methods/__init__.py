@@ -6,6 +6,7 @@ from labkit.case import Case
 from labkit.errors import RequestError
 from labkit.methods.targets import target_names
 from labkit.models.build import DTYPES, build_base
+from labkit.models.quiet import quiet_libraries
 
 AVAILABLE = ("full", "lora", "qlora")
 
@@ -14,6 +15,7 @@ def make_trainable(base: nn.Module, case: Case) -> nn.Module:
     """Apply the method of a filled-in `case` to `base` (changed in place) and return the model to train."""
     if case.method not in AVAILABLE:
         raise RequestError(f"method={case.method!r} cannot be run yet; use one of {', '.join(AVAILABLE)}.")
+    quiet_libraries()
     if case.method == "full":
         model = base
     else:

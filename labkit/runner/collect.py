@@ -51,7 +51,7 @@ def _swallowed(notebook) -> str | None:
             return f"an Output widget swallowed {output['ename']}: {output['evalue']}"
     for model in widget_models(notebook).values():
         if CALLBACK_ERROR in str(model["state"].get("value", "")):
-            return f"a widget's callback failed: {_text(model['state']['value'])}"
+            return f"a widget's callback failed: {plain_text(model['state']['value'])}"
     return None
 
 
@@ -68,5 +68,6 @@ def _outputs(notebook) -> Iterator[dict[str, Any]]:
         yield from model["state"].get("outputs", []) if model["model_name"] == "OutputModel" else []
 
 
-def _text(markup: str) -> str:
+def plain_text(markup: str) -> str:
+    """HTML without its tags."""
     return html.unescape(re.sub(r"<[^>]*>", "", markup)).strip()

@@ -30,6 +30,10 @@ STOP_SECONDS = 15
 """How long a lab that must stop may take to shut its kernel down before everything it started is killed."""
 
 
+class Stopped(Exception):
+    """The lab was ended because nobody waits for it any more; nothing of it is written."""
+
+
 def execute(
     job: Job,
     out_folder: Path,
@@ -39,7 +43,7 @@ def execute(
 ) -> LabRun:
     """Run the lab; write its notebook and its page. Nothing is raised for a lab that fails: the LabRun says why.
 
-    `timeout_seconds` is for the whole lab. `stop`, when set from another thread, ends the lab as the timeout does.
+    `timeout_seconds` is for the whole lab. `stop`, when set from another thread, ends the lab: Stopped is raised.
     """
     progress, stop, started = progress or Progress(), stop or threading.Event(), time.monotonic()
     partial = out_folder / f".{job.name}.partial.ipynb"
@@ -79,13 +83,14 @@ def _run_child(
                 elif "failed" in event:
                     problem = problem or in_words(event["failed"], event["name"], event["message"])
                 elif "died" in event:
-                    how = f"died{_where(cell)}" if cell else f"did not start: {event['died']}"
+                    died = f"died{_where(cell)}, most often because memory ran out"
+                    how = died if cell else f"did not start: {event['died']}"
                     problem = f"the kernel {how}{_last_words(printed)}"
                 done = "done" in event
         except TimeoutError:
             return f"the lab took longer than {format_seconds(timeout_seconds)} and was stopped{_where(cell)}."
         if stop.is_set():
-            return f"the lab was interrupted{_where(cell)}."
+            raise Stopped
         if not done:
             return f"the lab's process ended by itself ({child.returncode}){_where(cell)}{_last_words(printed)}"
         return problem

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.record import write_atomically
-from labkit.runner.collect import widget_models
+from labkit.runner.collect import plain_text, widget_models
 from labkit.runner.store import LabRun
 from labkit.units import format_seconds
 
@@ -123,5 +123,5 @@ def _figure(figure: Mapping[str, Any], label: str = "") -> str:
         default_height=layout.get("height", 420),
         validate=False,
     )
-    label = label or (layout.get("title") or {}).get("text", "")
+    label = label or plain_text((layout.get("title") or {}).get("text") or "figure")
     return f'<div role="img" aria-label="{html.escape(label)}">{markup}</div>'

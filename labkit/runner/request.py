@@ -2,7 +2,7 @@
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def _parse(text: str) -> Any:
     return value
 
 
-def plan(labs: Iterable[Path], preset: str = "quick", parameters: Mapping[str, Any] | None = None) -> list[Job]:
+def plan(labs: Sequence[Path], preset: str = "quick", parameters: Mapping[str, Any] | None = None) -> list[Job]:
     """One Job per lab, each with those of the parameters that it has.
 
     Raises RequestError for a parameter that no lab has and for an impossible value, ModelNotAvailable for `model`.

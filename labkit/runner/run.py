@@ -23,7 +23,7 @@ def run_lab(lab: str | Path, out: str | Path = "out", *, timeout_seconds: float 
 
     Raises RequestError for a wrong request, LabFailed when the lab fails (its pages and results are kept all the same).
     """
-    labs = [lab] if isinstance(lab, Path) else find_labs([lab])
+    labs = [lab] if isinstance(lab, Path) else find_labs([str(lab)])
     (run,) = run_labs(labs, Path(out), parameters=parameters, timeout_seconds=timeout_seconds).values()
     if not run.ok:
         raise LabFailed(f"{run.name}: {run.error}")

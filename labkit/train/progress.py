@@ -9,7 +9,8 @@ def progress(items: Iterable, description: str, unit: str = "it"):
     """Wrap `items` in a tqdm bar. Headless runs (papermill) and redirected terminals get rare plain lines."""
     from tqdm import auto, std
 
-    headless = bool(os.environ.get("LABKIT_HEADLESS"))
-    if headless or ("ipykernel" not in sys.modules and not sys.stderr.isatty()):
-        return std.tqdm(items, desc=description, unit=unit, mininterval=15, file=sys.stderr, ascii=True)
+    in_notebook = "ipykernel" in sys.modules
+    if os.environ.get("LABKIT_HEADLESS") or not (in_notebook or sys.stderr.isatty()):
+        stream = sys.stdout if in_notebook else sys.stderr  # a saved page shows standard error as if it were an error
+        return std.tqdm(items, desc=description, unit=unit, mininterval=15, file=stream, ascii=True)
     return auto.tqdm(items, desc=description, unit=unit, mininterval=0.2)

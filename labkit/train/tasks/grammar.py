@@ -1,25 +1,32 @@
 """The task `expressions`: short English instructions, each with the one Python expression it asks for.
 
-A family is a list of rules, `phrase | phrase | ... => expression`. Words in capitals are slots (`SLOTS`); a rule's
-phrase and expression are filled with the same values. Most of what is asked is copying in the right order: "easy" rules
-apply one operation, "hard" ones compose two or three. The files in `data/tasks/` are what
+A rule is `phrase | phrase | ... => expression`, and its words in capitals are slots. Small slots (`TERMINALS`) are said
+as they are written: numbers, words, lists of them. The others name a group of `RULES`, from which a rule is chosen in
+turn. So an "easy" item applies one rule, mostly copying, and a "hard" one nests two or three: the order of operations
+is stated in words, and every phrase takes its operands after itself, which leaves one way to read it.
 
-    python -m labkit.train.tasks.grammar
-
-writes: distinct items, no instruction and no expression twice in a family, so that the splits are disjoint by both.
+The files in `data/tasks/` are what `python -m labkit.train.tasks.grammar` writes: in a family no instruction and no
+expression occurs twice, so that the splits are disjoint by both.
 """
 
+import ast
 import json
 import random
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
+
+from labkit.errors import RequestError
+from labkit.train.tasks.interpreter import ExpressionRefused, evaluate
 
 SIZES = {"train": 4000, "validation": 400, "test": 800}
-MAX_INSTRUCTION_CHARACTERS, MAX_EXPRESSION_CHARACTERS = 60, 48
+MAX_INSTRUCTION_CHARACTERS, MAX_EXPRESSION_CHARACTERS = 60, 44
+FAMILIES = ("easy", "hard")
 ATTEMPTS = 30  # fillings tried for one rule before another is drawn
 
-EASY = """
+RULES_TEXT = """
+EASY
 add A and B | A plus B | the sum of A and B => A + B
 subtract B from A | A minus B | take B away from A => A - B
 multiply A by B | A times B | the product of A and B => A * B
@@ -38,60 +45,87 @@ the first of NUMBERS | the first item of NUMBERS => [NUMBERS][0]
 the last of NUMBERS | the last item of NUMBERS => [NUMBERS][-1]
 how many items in NUMBERS | count the items NUMBERS => len([NUMBERS])
 is A one of NUMBERS | is A among NUMBERS => A in [NUMBERS]
-the length of TEXT | how long is TEXT | count the letters of TEXT => len(TEXT)
-TEXT in upper case | make TEXT upper case | capital letters for TEXT => TEXT.upper()
-TEXT as a title | a capital for each word of TEXT => TEXT.title()
-the words of TEXT | split TEXT into words => TEXT.split()
-the first letter of TEXT | how does TEXT begin => TEXT[0]
-the last letter of TEXT | how does TEXT end => TEXT[-1]
-reverse TEXT | TEXT backwards => TEXT[::-1]
-repeat TEXT K times | write TEXT K times => TEXT * K
-WORD followed by OTHER | join WORD and OTHER | put OTHER after WORD => WORD + OTHER
-is LETTER in TEXT | does TEXT contain LETTER => LETTER in TEXT
-count LETTER in TEXT | how many LETTER are in TEXT => TEXT.count(LETTER)
-"""
+the length of PHRASE | how long is PHRASE | count the letters of PHRASE => len(PHRASE)
+PHRASE in upper case | make PHRASE upper case | capital letters for PHRASE => PHRASE.upper()
+PHRASE as a title | a capital for each word of PHRASE => PHRASE.title()
+the words of PHRASE | split PHRASE into words => PHRASE.split()
+the first letter of PHRASE | how does PHRASE begin => PHRASE[0]
+the last letter of PHRASE | how does PHRASE end => PHRASE[-1]
+reverse PHRASE | PHRASE backwards => PHRASE[::-1]
+repeat PHRASE K times | write PHRASE K times => PHRASE * K
+NOUN followed by OTHER | join NOUN and OTHER | put OTHER after NOUN => NOUN + OTHER
+is LETTER in PHRASE | does PHRASE contain LETTER => LETTER in PHRASE
+count LETTER in PHRASE | how many LETTER are in PHRASE => PHRASE.count(LETTER)
 
-HARD = """
-add A and B, then multiply by C | C times the sum of A and B => (A + B) * C
-subtract B from A, then multiply by C | C times the difference of A and B => (A - B) * C
-multiply A by B, then add C | C more than the product of A and B => A * B + C
-A plus the product of B and C | add the product of B and C to A => A + B * C
-A minus the sum of B and C | take the sum of B and C away from A => A - (B + C)
-the remainder of A times B divided by C | multiply A by B, modulo C => A * B % C
-the square of the sum of A and B | add A and B, then square => (A + B) ** 2
-the sum of the squares of A and B | square A and B, then add => A ** 2 + B ** 2
-the digits of A times B | multiply A by B, write it as text => str(A * B)
-is A between B and C | is A over B and under C => B < A < C
-WORD if A is more than B, else OTHER | if A beats B, WORD, or else OTHER => WORD if A > B else OTHER
-K times each of NUMBERS | multiply each of NUMBERS by K => [x * K for x in [NUMBERS]]
-those of NUMBERS over LIMIT | keep what is over LIMIT in NUMBERS => [x for x in [NUMBERS] if x > LIMIT]
-those of NUMBERS that K divides | keep multiples of K in NUMBERS => [x for x in [NUMBERS] if x % K == 0]
-add up those of NUMBERS under LIMIT | the total of NUMBERS under LIMIT => sum(x for x in [NUMBERS] if x < LIMIT)
-how many of NUMBERS are over LIMIT | count NUMBERS over LIMIT => sum(x > LIMIT for x in [NUMBERS])
-the squares of NUMBERS | square each of NUMBERS => [x ** 2 for x in [NUMBERS]]
-map NUMBERS to their squares | a dict from NUMBERS to squares => {x: x ** 2 for x in [NUMBERS]}
-multiples of K below A | numbers below A that K divides => [x for x in range(A) if x % K == 0]
-count from A in steps of K, LIMIT times | LIMIT numbers from A, each K more => [A + K * i for i in range(LIMIT)]
-the FEW largest of NUMBERS | NUMBERS from large to small, first FEW => sorted([NUMBERS])[::-1][:FEW]
-the FEW smallest of NUMBERS | sort NUMBERS, keep the first FEW => sorted([NUMBERS])[:FEW]
-the second largest of NUMBERS | sort NUMBERS, last but one => sorted([NUMBERS])[-2]
-the spread of NUMBERS | the largest minus the smallest of NUMBERS => max(NUMBERS) - min(NUMBERS)
-the mean of NUMBERS | the average of NUMBERS => sum([NUMBERS]) / len([NUMBERS])
-skip the first FEW of NUMBERS | NUMBERS without the first FEW => [NUMBERS][FEW:]
-the first K letters of TEXT, in upper case | TEXT cut to K letters, upper case => TEXT[:K].upper()
-the last K letters of TEXT, reversed | reverse the last K letters of TEXT => TEXT[-K:][::-1]
-replace LETTER by MARK in TEXT | TEXT with MARK for every LETTER => TEXT.replace(LETTER, MARK)
-the parts of TEXT between LETTER | split TEXT at every LETTER => TEXT.split(LETTER)
-the letters of TEXT in order | sort the letters of TEXT => ''.join(sorted(TEXT))
-how many different letters in WORD and OTHER => len(set(WORD + OTHER))
-join WORDS with MARK | WORDS with MARK between them => MARK.join([WORDS])
-the longest of WORDS | which of WORDS is longest => max([WORDS], key=len)
-the lengths of WORDS | how long is each of WORDS => [len(w) for w in [WORDS]]
-those of WORDS with LETTER | keep WORDS that have LETTER => [w for w in [WORDS] if LETTER in w]
-map WORDS to their lengths | a dict from WORDS to lengths => {w: len(w) for w in [WORDS]}
-where WORD is A and OTHER is B, get WORD | WORD, if WORD is A and OTHER is B => {WORD: A, OTHER: B}[WORD]
-the sum of values, WORD is A and OTHER is B | WORD is A, OTHER is B, add up => sum({WORD: A, OTHER: B}.values())
+NUMBER
+the sum of NUMBER1 and NUMBER2 => NUMBER1 + NUMBER2
+the product of NUMBER1 and NUMBER2 => NUMBER1 * NUMBER2
+the difference of NUMBER1 and NUMBER2 => NUMBER1 - NUMBER2
+the remainder of NUMBER by A => NUMBER % A
+the larger of NUMBER1 and NUMBER2 => max(NUMBER1, NUMBER2)
+the smaller of NUMBER1 and NUMBER2 => min(NUMBER1, NUMBER2)
+the square of NUMBER => NUMBER ** 2
+twice NUMBER => 2 * NUMBER
+the total of LIST => sum(LIST)
+the largest of LIST => max(LIST)
+the smallest of LIST => min(LIST)
+the first of LIST => LIST[0]
+the last of LIST => LIST[-1]
+the length of TEXT => len(TEXT)
+the count of LETTER in TEXT => TEXT.count(LETTER)
+
+LIST
+the squares of LIST => [x ** 2 for x in LIST]
+FEW times each of LIST => [x * FEW for x in LIST]
+LIMIT more than each of LIST => [x + LIMIT for x in LIST]
+the even ones of LIST => [x for x in LIST if x % 2 == 0]
+those over LIMIT of LIST => [x for x in LIST if x > LIMIT]
+those under LIMIT of LIST => [x for x in LIST if x < LIMIT]
+the sorted form of LIST => sorted(LIST)
+the reverse of LIST => LIST[::-1]
+the first FEW of LIST => LIST[:FEW]
+all but the first of LIST => LIST[1:]
+the lengths of WORDS => [len(w) for w in WORDS]
+
+TEXT
+the upper case of TEXT => TEXT.upper()
+the reverse of TEXT => TEXT[::-1]
+the first FEW letters of TEXT => TEXT[:FEW]
+the last FEW letters of TEXT => TEXT[-FEW:]
+the sorted letters of TEXT => ''.join(sorted(TEXT))
+FEW copies of TEXT => TEXT * FEW
+the chain of TEXT1 and TEXT2 => TEXT1 + TEXT2
+MARK for every LETTER in TEXT => TEXT.replace(LETTER, MARK)
+MARK between WORDS => MARK.join(WORDS)
+the longest of WORDS => max(WORDS, key=len)
+the last of WORDS => WORDS[-1]
+the digits of NUMBER => str(NUMBER)
+
+WORDS
+the words of TEXT => TEXT.split()
+the parts at LETTER of TEXT => TEXT.split(LETTER)
+those with LETTER of WORDS => [w for w in WORDS if LETTER in w]
+the upper case of each of WORDS => [w.upper() for w in WORDS]
+the sorted form of WORDS => sorted(WORDS)
+the reverse of WORDS => WORDS[::-1]
+the first FEW of WORDS => WORDS[:FEW]
+
+ANSWER
+is NUMBER1 over NUMBER2 => NUMBER1 > NUMBER2
+is NUMBER among LIST => NUMBER in LIST
+is LETTER in TEXT => LETTER in TEXT
+map LIST to squares => {x: x ** 2 for x in LIST}
+map WORDS to lengths => {w: len(w) for w in WORDS}
+if NUMBER is over A, NOUN, else OTHER => NOUN if NUMBER > A else OTHER
 """
+LEAVES_TEXT = {
+    "NUMBER": "A => A",
+    "LIST": "NUMBERS => [NUMBERS]",
+    "TEXT": "PHRASE => PHRASE",
+    "WORDS": "NAMES => [NAMES]",
+}
+EMPTY = ("", [], {})
+HARD = ("NUMBER", "LIST", "TEXT", "WORDS", "ANSWER")
 
 NOUNS = """
 apple arm bag ball bank bat bear bed bell bird boat book box bread brick bus cake camp car cat chair city class clock
@@ -111,72 +145,105 @@ class Example(TypedDict):
     expression: str
 
 
+class Rule(NamedTuple):
+    """`phrases`: ways to say it. `expression`: how it is written. Slots are words in capitals."""
+
+    phrases: list[str]
+    expression: str
+
+
+def _noun(draw: random.Random) -> str:
+    return f"'{draw.choice(NOUNS.split())}'"
+
+
 def _number(draw: random.Random) -> str:
     return str(draw.randrange(2, 100))
 
 
-def _word(draw: random.Random) -> str:
-    return f"'{draw.choice(NOUNS.split())}'"
-
-
-def _text(draw: random.Random) -> str:
-    return "'" + " ".join(draw.choice(NOUNS.split()) for _ in range(draw.randrange(1, 3))) + "'"
-
-
-SLOT = re.compile(r"\b[A-Z]+\b")
-SLOTS = {
+TERMINALS = {
     "A": _number,
     "B": _number,
-    "C": _number,
     "K": lambda draw: str(draw.randrange(2, 6)),
     "FEW": lambda draw: str(draw.randrange(2, 4)),
     "LIMIT": lambda draw: str(draw.randrange(10, 40)),
     "NUMBERS": lambda draw: ", ".join(str(draw.randrange(1, 50)) for _ in range(draw.randrange(3, 5))),
-    "WORD": _word,
-    "OTHER": _word,
-    "TEXT": _text,
-    "WORDS": lambda draw: ", ".join(_word(draw) for _ in range(draw.randrange(2, 4))),
+    "NOUN": _noun,
+    "OTHER": _noun,
+    "PHRASE": lambda draw: "'" + " ".join(draw.choice(NOUNS.split()) for _ in range(draw.randrange(1, 3))) + "'",
+    "NAMES": lambda draw: ", ".join(_noun(draw) for _ in range(draw.randrange(2, 4))),
     "LETTER": lambda draw: f"'{draw.choice('aeioulnrst')}'",
     "MARK": lambda draw: f"'{draw.choice('-+_.:/')}'",
 }
+SLOT = re.compile(r"\b[A-Z]+[12]?\b")
 
 
-def rules(family: str) -> list[tuple[list[str], str]]:
-    """Each rule of "easy" or "hard" as its phrases and its expression, slots unfilled."""
-    lines = {"easy": EASY, "hard": HARD}[family].strip().splitlines()
-    pairs = [line.split(" => ") for line in lines]
-    return [(phrases.split(" | "), expression) for phrases, expression in pairs]
+def _rule(line: str) -> Rule:
+    phrases, expression = line.split(" => ")
+    return Rule(phrases.split(" | "), expression)
 
 
-def _fill(phrase: str, expression: str, draw: random.Random) -> Example:
-    """One item: the same values in the slots of both."""
-    values = {name: SLOTS[name](draw) for name in dict.fromkeys(SLOT.findall(phrase))}
-    instruction, answer = (SLOT.sub(lambda slot: values[slot[0]], text) for text in (phrase, expression))
-    return Example(instruction=instruction, expression=answer)
+RULES = {
+    group.splitlines()[0]: [_rule(line) for line in group.splitlines()[1:]]
+    for group in RULES_TEXT.strip().split("\n\n")
+}
+LEAVES = {group: _rule(line) for group, line in LEAVES_TEXT.items()}
 
 
-def _is_short(example: Example) -> bool:
-    return (
-        len(example["instruction"]) <= MAX_INSTRUCTION_CHARACTERS
-        and len(example["expression"]) <= MAX_EXPRESSION_CHARACTERS
+def _derive(rule: Rule, depth: int, draw: random.Random) -> Example:
+    """One filling of `rule`. One of its operands nests `depth - 1` rules, the others are literals."""
+    phrase = draw.choice(rule.phrases)
+    slots = dict.fromkeys(SLOT.findall(phrase))
+    operands = [slot for slot in slots if slot not in TERMINALS]
+    deepest = draw.choice(operands) if operands else None
+    said, written = {}, {}
+    for slot in slots:
+        if slot in TERMINALS:
+            said[slot] = written[slot] = TERMINALS[slot](draw)
+        else:
+            group, nested = slot.rstrip("12"), depth > 1 and slot == deepest
+            inner = _derive(draw.choice(RULES[group]) if nested else LEAVES[group], depth - 1, draw)
+            said[slot], written[slot] = inner["instruction"], f"({inner['expression']})"
+    return Example(
+        instruction=SLOT.sub(lambda slot: said[slot[0]], phrase),
+        expression=SLOT.sub(lambda slot: written[slot[0]], rule.expression),
     )
 
 
+def _is_usable(example: Example) -> bool:
+    """Short, and with a value: an empty one would be too easily guessed."""
+    try:
+        return len(example["expression"]) <= MAX_EXPRESSION_CHARACTERS and evaluate(example["expression"]) not in EMPTY
+    except ExpressionRefused:  # the first of no items
+        return False
+
+
+def _fillings(family: str, draw: random.Random) -> Iterator[Example]:
+    """Items of one rule drawn from the family, short ones among `ATTEMPTS`, without needless parentheses."""
+    group, depth = ("EASY", 1) if family == "easy" else (draw.choice(HARD), draw.choice((2, 3)))
+    rule = draw.choice(RULES[group])
+    for _ in range(ATTEMPTS):
+        example = _derive(rule, depth, draw)
+        if len(example["instruction"]) <= MAX_INSTRUCTION_CHARACTERS:
+            expression = ast.unparse(ast.parse(example["expression"], mode="eval"))
+            yield Example(instruction=example["instruction"], expression=expression)
+
+
 def _distinct(family: str, count: int, draw: random.Random) -> list[Example]:
-    """`count` short items without repetition; rules are equally likely, until one has no new filling to offer."""
-    choices, examples, seen = rules(family), [], set()
+    """`count` items without repetition; rules are equally likely, until one has nothing new to offer."""
+    examples, seen = [], set()
     while len(examples) < count:
-        phrases, expression = draw.choice(choices)
-        fillings = (_fill(draw.choice(phrases), expression, draw) for _ in range(ATTEMPTS))
-        new = next((one for one in fillings if _is_short(one) and seen.isdisjoint(one.values())), None)
-        if new:
-            seen.update(new.values())
-            examples.append(new)
+        for example in _fillings(family, draw):
+            if seen.isdisjoint(example.values()) and _is_usable(example):
+                seen.update(example.values())
+                examples.append(example)
+                break
     return examples
 
 
 def generate(family: str, seed: int = 0) -> dict[str, list[Example]]:
     """The splits "train", "validation" and "test" (`SIZES`) of family "easy" or "hard"; a seed fixes every item."""
+    if family not in FAMILIES:
+        raise RequestError(f"There is no family {family}; families are {', '.join(FAMILIES)}.")
     draw = random.Random(f"{family} {seed}")
     examples = _distinct(family, sum(SIZES.values()), draw)
     draw.shuffle(examples)  # rules with few fillings run dry early
@@ -192,7 +259,7 @@ def main() -> None:
     from labkit.record import write_atomically
     from labkit.train.tasks.files import TASKS
 
-    for family in ("easy", "hard"):
+    for family in FAMILIES:
         folder = TASKS / f"expressions-{family}"
         folder.mkdir(parents=True, exist_ok=True)
         for split, examples in generate(family).items():

@@ -65,7 +65,7 @@ def score(model, tokenizer, examples: Iterable[Example], batch_size: int = 64, m
     examples = list(examples)
     expected = [example["expression"].strip() for example in examples]
     with _evaluating(model):
-        loss = _mean_loss(model, tokenizer, examples, batch_size)
+        loss = mean_loss(model, tokenizer, examples, batch_size)
         instructions = [example["instruction"] for example in examples]
         written = complete(model, tokenizer, instructions, batch_size, max_new_tokens)
     exact = [left == right for left, right in zip(written, expected, strict=True)]
@@ -102,16 +102,17 @@ def _generate(model, tokenizer, prompts: list[list[int]], max_new_tokens: int) -
     return output[:, longest:]
 
 
-def _mean_loss(model, tokenizer, examples: list[Example], batch_size: int) -> float:
-    """Mean over all target tokens of all examples, so that the batch size does not change it."""
+def mean_loss(model, tokenizer, examples: Iterable[Example], batch_size: int = 64) -> float:
+    """Nats per target token: the mean over all target tokens of all examples, whatever the batch size."""
     total, tokens = 0.0, 0
-    for batch in _batches(encode(examples, tokenizer), batch_size):
-        inputs = {name: tensor.to(model.device) for name, tensor in collate(batch, tokenizer.pad_token_id).items()}
-        targets = inputs.pop("labels")[:, 1:]
-        scored = targets != IGNORED
-        logits = model(**inputs).logits[:, :-1][scored].float()
-        total += cross_entropy(logits, targets[scored], reduction="sum").item()
-        tokens += scored.sum().item()
+    with _evaluating(model):
+        for batch in _batches(encode(examples, tokenizer), batch_size):
+            inputs = {name: tensor.to(model.device) for name, tensor in collate(batch, tokenizer.pad_token_id).items()}
+            targets = inputs.pop("labels")[:, 1:]
+            scored = targets != IGNORED
+            logits = model(**inputs).logits[:, :-1][scored].float()
+            total += cross_entropy(logits, targets[scored], reduction="sum").item()
+            tokens += scored.sum().item()
     return total / tokens
 
 

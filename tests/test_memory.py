@@ -1,0 +1,235 @@
+"""The meters: measured storages against the profiler's allocations, closed formulas against measured steps."""
+
+import itertools
+import os
+import signal
+
+import pytest
+import torch
+from tiny import SHAPE, UNTIED
+from torch.profiler import profile
+
+from labkit import isolate
+from labkit.case import Case
+from labkit.errors import RequestError
+from labkit.memory import measure as measure_module
+from labkit.memory.estimate import breakdown_and_phases, estimate, largest_architecture
+from labkit.memory.ledger import Ledger
+from labkit.memory.measure import measure, measure_here
+from labkit.train.step import prepare, random_batches, train_step
+
+STATIC = ("weights", "packed_weights", "quantisation_statistics", "upcast_weights", "adapters", "optimizer_states")
+VARIANTS = {
+    "plain": {},
+    "bf16": {"precision": "bf16"},
+    "eager": {"attention": "eager"},
+    "flash": {"attention": "flash"},
+    "eager bf16": {"attention": "eager", "precision": "bf16"},
+    "flash bf16": {"attention": "flash", "precision": "bf16"},
+    "long": {"sequence_length": 256, "batch_size": 1},
+    "accumulation": {"accumulation": 2},
+    "8-bit states": {"optimizer": "adamw-8bit"},
+}
+
+
+def case_of(method: str, model: dict = SHAPE, **changes) -> Case:
+    return Case(model=model, method=method, **{"batch_size": 4, "sequence_length": 64, **changes}).on("cpu")
+
+
+def profiled_peak_bytes(case: Case) -> int:
+    """Peak of what one step allocates on top of what was there, from the allocator's own events."""
+    training = prepare(case, "cpu")
+    batches = random_batches(case, "cpu", case.model["vocab_size"])
+    train_step(training, batches)
+    with profile(profile_memory=True) as profiler:
+        train_step(training, batches)
+    live = peak = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            live += event.nbytes()
+            peak = max(peak, live)
+    return peak
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"precision": "bf16"}, {"checkpointing": "non-reentrant"}, {"checkpointing": "reentrant"}], ids=str
+)
+def test_the_ledger_sees_what_the_profiler_sees(method, changes):
+    case = case_of(method, **changes)
+    record = measure_here(case.to_dict(), "cpu")
+    static = sum(record["breakdown"].get(kind, 0) for kind in STATIC)
+    inputs = 2 * 8 * case.batch_size * case.sequence_length
+    dynamic = record["peak_allocated_bytes"] - static - inputs
+    profiled = profiled_peak_bytes(case)
+    # What an operation frees before it returns is the profiler's alone: at most 2 %, and never the other way round.
+    assert profiled * 0.98 <= dynamic <= profiled
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "qlora"])
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("model", [SHAPE, UNTIED], ids=["tied", "untied"])
+def test_the_formulas_give_the_measured_step(method, variant, model):
+    case = case_of(method, model, **VARIANTS[variant])
+    measured = measure_here(case.to_dict(), "cpu")
+    breakdown, phases = breakdown_and_phases(case)
+    assert sum(breakdown.values()) == pytest.approx(measured["peak_allocated_bytes"], rel=0.005)
+    for kind in STATIC[:5]:
+        buffers = 64 if kind == "weights" else 0  # rotary frequencies
+        assert abs(breakdown.get(kind, 0) - measured["breakdown"].get(kind, 0)) <= buffers, kind
+    assert phases["optimizer"] == pytest.approx(measured["phases"]["optimizer"], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "bound"),
+    [
+        ({"targets": "qv"}, 0.005),
+        ({"targets": ("v_proj",)}, 0.005),
+        ({"targets": ("k_proj", "o_proj")}, 0.005),
+        ({"targets": "attention", "attention": "flash"}, 0.005),
+        ({"targets": "mlp"}, 0.005),
+        ({"targets": "mlp", "attention": "flash"}, 0.005),
+        ({"targets": ("o_proj",), "attention": "eager"}, 0.005),
+        ({"quant_type": "int8"}, 0.02),
+        ({"precision": "bf16", "upcast": False}, 0.005),
+        ({"double_quant": False, "block_size": 128}, 0.005),
+        ({"checkpointing": "non-reentrant"}, 0.15),
+    ],
+    ids=str,
+)
+def test_the_formulas_at_their_edges(changes, bound):
+    case = case_of("qlora", **changes)
+    measured = measure_here(case.to_dict(), "cpu")["peak_allocated_bytes"]
+    assert sum(breakdown_and_phases(case)[0].values()) == pytest.approx(measured, rel=bound)
+
+
+def test_hand_worked_estimate():
+    """1 block, hidden 2, no sharing: every number below was worked out with a pencil."""
+    model = {"model_type": "llama", "hidden_size": 2, "intermediate_size": 4, "num_hidden_layers": 1,
+             "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": 8, "tie_word_embeddings": True}  # fmt: skip
+    case = Case(model=model, method="full", precision="fp32", attention="math", batch_size=1, sequence_length=3)
+    breakdown, phases = breakdown_and_phases(case.on("cpu"))
+    parameters = 4 * (2 * 2) + 3 * (2 * 4) + 2 * 2 + 8 * 2 + 2  # q k v o, gate up down, two norms, embedding, last norm
+    assert parameters == 62 and breakdown["weights"] == 62 * 4
+    assert breakdown["optimizer_states"] == 62 * 8 + 11 * 4  # two moments; a step count for each of 11 tensors
+    assert breakdown["logits_and_loss"] == 3 * 8 * 12
+    assert phases["optimizer"] == 62 * 16 + 11 * 4
+
+
+def test_breakdown_and_phases_are_whole():
+    record = measure_here(case_of("full").to_dict(), "cpu")
+    assert sum(record["breakdown"].values()) == record["peak_allocated_bytes"]
+    assert record["peak_allocated_bytes"] == max(record["phases"][phase] for phase in ("forward", "backward", "optimizer"))
+    # after the last gradient: weights, gradients, two moments
+    parameters = record["breakdown"]["weights"]
+    assert record["phases"]["optimizer"] >= 4 * parameters - 64
+
+
+def test_a_later_step_takes_no_more():
+    two, five = (measure_here(case_of("lora").to_dict(), "cpu", steps)["peak_allocated_bytes"] for steps in (2, 5))
+    assert two == five
+
+
+def test_the_ledger_counts_storages_not_views():
+    with Ledger("cpu") as ledger:
+        ledger("forward")
+        tensor = torch.zeros(1000)
+        views = [tensor[i:] for i in range(10)]
+        assert ledger.live_bytes == 4000
+        del tensor
+        assert ledger.live_bytes == 4000 and views
+        del views
+        assert ledger.live_bytes == 0
+    assert ledger.peaks["forward"].total_bytes == 4000
+
+
+def test_the_ledger_rounds_up_like_the_allocator():
+    with Ledger("cpu", granule_bytes=512) as ledger:
+        ledger("forward")
+        kept = [torch.zeros(1), torch.zeros(128), torch.zeros(129)]
+        assert ledger.live_bytes == 512 + 512 + 1024 and kept
+    assert ledger.by_kind["allocator_slack"] == 508 + 0 + 508
+
+
+def test_measure_in_a_fresh_process_makes_a_record():
+    record = measure(case_of("lora"), "cpu")
+    here = measure_here(case_of("lora").to_dict(), "cpu")
+    assert (record.outcome, record.meter, record.kind, record.device) == ("ok", "measured", "memory", "cpu")
+    assert record.peak_allocated_bytes == pytest.approx(here["peak_allocated_bytes"], rel=1e-4)
+    assert record.host_rss_bytes > record.peak_allocated_bytes and record.managed_bytes == 0
+    assert record.seconds > 0 and record.tokens_per_second > 0
+    assert record.peak_reserved_bytes is None and record.device_used_bytes is None
+
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_child_that_dies_is_a_failed_record(monkeypatch):
+    monkeypatch.setattr(measure_module, "measure_here", die)
+    record = measure(case_of("lora"), "cpu")
+    assert record.outcome == "failed" and "SIGKILL" in record.source and record.peak_allocated_bytes is None
+
+
+def test_an_impossible_request_is_refused_not_recorded():
+    with pytest.raises(RequestError, match="nosuch"):
+        measure(case_of("lora", targets=("nosuch",)), "cpu")
+
+
+def test_many_children_in_turn():
+    with isolate.Spares(measure_module.CHILD_MODULES, 1) as spares:
+        peaks = [measure(case_of(method), "cpu", spares).peak_allocated_bytes for method in ("full", "lora", "qlora")]
+    assert peaks == sorted(peaks, reverse=True)
+
+
+def test_out_of_memory_is_a_row(monkeypatch):
+    def no_room(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(measure_module, "_measure_cpu", no_room)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 123)
+    assert measure_here(case_of("full").to_dict(), "cpu") == {"outcome": "oom", "peak_allocated_bytes": 123}
+
+
+def test_estimate_is_a_record_without_torch():
+    import subprocess
+    import sys
+
+    code = ("import sys; from labkit import Case, estimate; r = estimate(Case(model='llama-2-7b', method='qlora'));"
+            "assert 'torch' not in sys.modules; print(r.to_json())")  # fmt: skip
+    text = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert '"meter": "estimated"' in text
+
+
+def test_estimate_knows_the_papers_figures():
+    """QLoRA's section 3: 0.127 bits of statistics per weight; section 2: fp16 weights of 7B are 13.5 GB."""
+    record = estimate(Case(model="llama-2-7b", method="qlora"))
+    bits = 8 * (record.breakdown["packed_weights"] + record.breakdown["quantisation_statistics"])
+    assert bits / 6_476_005_376 == pytest.approx(4 + 8 / 64 + 32 / (64 * 256), rel=1e-4)
+    assert estimate(Case(model="llama-2-7b", method="lora")).breakdown["weights"] == 2 * 6_738_415_616
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"autocast": "bf16"}, "autocast"), ({"method": "prefix"}, "prefix"), ({"model": SHAPE | {"model_type": "gpt2"}}, "gpt2")],
+)
+def test_what_the_formulas_do_not_cover_is_refused(changes, words):
+    with pytest.raises(RequestError, match=words):
+        estimate(Case(**{"model": SHAPE, "method": "lora", **changes}))
+
+
+def test_more_of_anything_never_takes_less():
+    base = Case(model="llama-3.1-8b", method="lora", sequence_length=256)
+    for name, values in {"rank": (1, 8, 64), "batch_size": (1, 2, 4), "sequence_length": (128, 512, 2048)}.items():
+        for method in ("full", "lora", "qlora"):
+            peaks = [estimate(Case.from_dict({**base.to_dict(), "method": method, name: value})).peak_allocated_bytes
+                     for value in values]  # fmt: skip
+            assert all(left <= right for left, right in itertools.pairwise(peaks)), (name, method)
+
+
+def test_the_largest_architecture_that_fits():
+    case = Case(model="tiny", method="full", batch_size=1, sequence_length=128)
+    assert largest_architecture(case, 10) is None
+    assert largest_architecture(case, 2**50) == "llama-3.1-8b"
+    small = largest_architecture(case, 12 * 2**30)
+    assert small == "llama-3.2-1b"
