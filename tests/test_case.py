@@ -7,10 +7,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit.case import (
-    ATTENTION, BLOCK_SIZES, CHECKPOINTING, DTYPES, METHODS, OPTIMIZERS, SCALINGS, TARGETS, Case, Trial, check_field,
+    ATTENTION,
+    BLOCK_SIZES,
+    CHECKPOINTING,
+    DTYPES,
+    METHODS,
+    OPTIMIZERS,
+    SCALINGS,
+    TARGETS,
+    Case,
+    Trial,
+    check_field,
 )  # fmt: skip
 from labkit.errors import RequestError
 
+MODEL = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9}
 CASES = st.builds(
     Case,
     model=st.sampled_from(["tiny", "llama-3.1-8b"]),
@@ -58,7 +69,7 @@ def test_equal_numbers_make_equal_cases():
 
 
 def test_a_model_object_is_copied():
-    keys = {"model_type": "llama", "hidden_size": 8, "num_hidden_layers": 1, "vocab_size": 9}
+    keys = dict(MODEL)
     case = Case(model=keys, method="full")
     keys["hidden_size"] = 99
     assert case.model["hidden_size"] == 8
@@ -85,7 +96,7 @@ def test_a_model_object_is_copied():
         ({"double_quant": 1}, ["double_quant=1", "true or false"]),
         ({"model": ""}, ["model=''"]),
         ({"model": {"hidden_size": 3}}, ["model_type"]),
-        ({"model": {"model_type": "llama", "hidden_size": -1, "num_hidden_layers": 1, "vocab_size": 9}}, ["hidden_size=-1"]),
+        ({"model": MODEL | {"hidden_size": -1}}, ["hidden_size=-1"]),
         ({"method": "full", "precision": "fp16", "autocast": "fp16"}, ["autocast", "fp32"]),
     ],
 )  # fmt: skip

@@ -73,11 +73,12 @@ def test_the_formulas_give_the_measured_step(method, variant, model):
     case = case_of(method, model, **VARIANTS[variant])
     measured = measure_here(case.to_dict(), "cpu")
     breakdown, phases = breakdown_and_phases(case)
-    assert sum(breakdown.values()) == pytest.approx(measured["peak_allocated_bytes"], rel=0.005)
+    assert sum(breakdown.values()) == pytest.approx(measured["peak_allocated_bytes"], rel=0.01)
     for kind in STATIC[:5]:
-        buffers = 64 if kind == "weights" else 0  # rotary frequencies
+        buffers = 1300 if kind == "weights" else 0  # rotary frequencies, small tensors that libraries cache
         assert abs(breakdown.get(kind, 0) - measured["breakdown"].get(kind, 0)) <= buffers, kind
-    assert phases["optimizer"] == pytest.approx(measured["phases"]["optimizer"], rel=0.02)
+    for phase in ("forward", "backward", "optimizer"):
+        assert phases[phase] == pytest.approx(measured["phases"][phase], rel=0.02), phase
 
 
 @pytest.mark.parametrize(
@@ -105,21 +106,23 @@ def test_the_formulas_at_their_edges(changes, bound):
 
 def test_hand_worked_estimate():
     """1 block, hidden 2, no sharing: every number below was worked out with a pencil."""
-    model = {"model_type": "llama", "hidden_size": 2, "intermediate_size": 4, "num_hidden_layers": 1,
-             "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": 8, "tie_word_embeddings": True}  # fmt: skip
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    model = SHAPE | heads | {"hidden_size": 2, "intermediate_size": 4, "num_hidden_layers": 1, "vocab_size": 8}
     case = Case(model=model, method="full", precision="fp32", attention="math", batch_size=1, sequence_length=3)
     breakdown, phases = breakdown_and_phases(case.on("cpu"))
     parameters = 4 * (2 * 2) + 3 * (2 * 4) + 2 * 2 + 8 * 2 + 2  # q k v o, gate up down, two norms, embedding, last norm
     assert parameters == 62 and breakdown["weights"] == 62 * 4
     assert breakdown["optimizer_states"] == 62 * 8 + 11 * 4  # two moments; a step count for each of 11 tensors
     assert breakdown["logits_and_loss"] == 3 * 8 * 12
-    assert phases["optimizer"] == 62 * 16 + 11 * 4
+    assert phases["optimizer"] == 62 * 16 + 11 * 4 + 2 * 8 * 3  # and input_ids and labels
 
 
 def test_breakdown_and_phases_are_whole():
     record = measure_here(case_of("full").to_dict(), "cpu")
     assert sum(record["breakdown"].values()) == record["peak_allocated_bytes"]
-    assert record["peak_allocated_bytes"] == max(record["phases"][phase] for phase in ("forward", "backward", "optimizer"))
+    assert record["peak_allocated_bytes"] == max(
+        record["phases"][phase] for phase in ("forward", "backward", "optimizer")
+    )
     # after the last gradient: weights, gradients, two moments
     parameters = record["breakdown"]["weights"]
     assert record["phases"]["optimizer"] >= 4 * parameters - 64
@@ -211,7 +214,11 @@ def test_estimate_knows_the_papers_figures():
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"autocast": "bf16"}, "autocast"), ({"method": "prefix"}, "prefix"), ({"model": SHAPE | {"model_type": "gpt2"}}, "gpt2")],
+    [
+        ({"autocast": "bf16"}, "autocast"),
+        ({"method": "prefix"}, "prefix"),
+        ({"model": SHAPE | {"model_type": "gpt2"}}, "gpt2"),
+    ],
 )
 def test_what_the_formulas_do_not_cover_is_refused(changes, words):
     with pytest.raises(RequestError, match=words):

@@ -89,7 +89,9 @@ def gradients_after_an_evaluation(model) -> torch.Tensor:
         model(input_ids=TOKENS)
     model.train()
     loss_of(model).backward()
-    return torch.cat([p.grad.flatten() for name, p in model.named_parameters() if "lora_B" in name and p.grad is not None])
+    return torch.cat(
+        [p.grad.flatten() for name, p in model.named_parameters() if "lora_B" in name and p.grad is not None]
+    )
 
 
 @pytest.mark.parametrize("quant_type", ["nf4", "fp4", "int8"])

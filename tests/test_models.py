@@ -48,7 +48,9 @@ def test_generation_with_padding_agrees_with_eager():
     texts = []
     for attention in ("eager", "math"):
         model = build_base(Case(model=SHAPE, method="full", attention=attention).on("cpu"), "cpu").eval()
-        texts.append(model.generate(input_ids=prompts, attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0))
+        texts.append(
+            model.generate(input_ids=prompts, attention_mask=mask, max_new_tokens=6, do_sample=False, pad_token_id=0)
+        )
     assert torch.equal(*texts)
 
 

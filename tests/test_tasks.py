@@ -1,5 +1,9 @@
 """The training task: what the grammar generates, what the files hold, and what the scores mean."""
 
+import ast
+import collections
+import functools
+import itertools
 import json
 import math
 import re
@@ -15,7 +19,6 @@ from labkit.train.tasks import files, grammar, interpreter
 from labkit.train.tasks.files import COLUMNS, NAMES, load
 from labkit.train.tasks.scoring import IGNORED, collate, complete, encode, prompt_of, score
 
-FAMILIES = ("easy", "hard")
 ROWS = [
     {"instruction": "add 3 and 8", "expression": "3 + 8"},
     {"instruction": "the largest of 4, 9, 2", "expression": "max(4, 9, 2)"},
@@ -23,7 +26,7 @@ ROWS = [
 ]
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=grammar.FAMILIES)
 def family(request):
     return request.param
 
@@ -46,57 +49,110 @@ def test_sizes_are_as_promised_and_nothing_repeats(splits):
 def test_items_are_short_and_every_expression_evaluates(splits):
     for examples in splits.values():
         for example in examples:
-            assert len(example["instruction"]) <= 60 and len(example["expression"]) <= 48
+            assert len(example["instruction"]) <= 60 and len(example["expression"]) <= 44
             assert not re.search(r"\b[A-Z]+\b", example["instruction"] + example["expression"]), "an unfilled slot"
             interpreter.evaluate(example["expression"])
 
 
-def test_a_phrase_never_has_two_meanings():
-    phrases = [phrase for family in FAMILIES for phrases, _ in grammar.rules(family) for phrase in phrases]
-    assert len(set(phrases)) == len(phrases)
-
-
 def test_every_slot_of_an_expression_is_in_its_phrases():
     """Otherwise the instruction would not determine the expression."""
-    for family in FAMILIES:
-        for phrases, expression in grammar.rules(family):
-            asked = set(re.findall(r"\b[A-Z]+\b", expression))
-            for phrase in phrases:
-                assert set(re.findall(r"\b[A-Z]+\b", phrase)) == asked, phrase
+    for group in grammar.RULES.values():
+        for rule in group:
+            asked = set(grammar.SLOT.findall(rule.expression))
+            for phrase in rule.phrases:
+                assert set(grammar.SLOT.findall(phrase)) == asked, phrase
 
 
-def test_the_splits_are_alike(family, splits):
-    """Every rule has its share of every split: no rule is only tested, none only trained."""
-    share = 1 / len(grammar.rules(family))
-    for examples in splits.values():
-        for _, expression in grammar.rules(family):
-            pattern = re.sub(r"\\?\b[A-Z]+\b", ".+", re.escape(expression))
-            found = sum(bool(re.fullmatch(pattern, example["expression"])) for example in examples)
-            assert found > 0.3 * share * len(examples), expression
+TERMINAL_PATTERNS = {
+    **dict.fromkeys(["A", "B", "K", "FEW", "LIMIT"], r"\d+"),
+    **dict.fromkeys(["NOUN", "OTHER"], r"'[a-z]+'"),
+    "NUMBERS": r"\d+(, \d+)+",
+    "NAMES": r"'[a-z]+'(, '[a-z]+')+",
+    "PHRASE": r"'[a-z ]+'",
+    "LETTER": r"'[a-z]'",
+    "MARK": r"'[^a-z ]'",
+}
 
 
-def test_the_hard_family_composes(splits, family):
-    import ast
+def splittings(parts, text):
+    """Every way to cut `text` into the parts of a phrase, as the texts of its slots (the odd parts)."""
+    if len(parts) == 1:
+        return [[]] if text == parts[0] else []
+    if not text.startswith(parts[0]):
+        return []
+    rest = text[len(parts[0]) :]
+    return [[rest[:cut], *others] for cut in range(1, len(rest) + 1) for others in splittings(parts[2:], rest[cut:])]
 
-    operations = (
-        ast.BinOp,
-        ast.Call,
-        ast.Subscript,
-        ast.Compare,
-        ast.IfExp,
-        ast.ListComp,
-        ast.DictComp,
-        ast.GeneratorExp,
-    )
-    counts = [
+
+@functools.cache
+def readings(group, text):
+    """Every expression that the rules allow for `text`: the grammar read backwards."""
+    if group in TERMINAL_PATTERNS:
+        return {text} if re.fullmatch(TERMINAL_PATTERNS[group], text) else set()
+    found = set()
+    for rule in [*grammar.RULES[group], *([grammar.LEAVES[group]] if group in grammar.LEAVES else [])]:
+        for phrase in rule.phrases:
+            slots = grammar.SLOT.findall(phrase)
+            for texts in splittings(re.split(f"({grammar.SLOT.pattern})", phrase), text):
+                choices = [readings(slot.rstrip("12"), part) for slot, part in zip(slots, texts, strict=True)]
+                for chosen in itertools.product(*choices):
+                    written = dict(zip(slots, chosen, strict=True))
+                    found.add(grammar.SLOT.sub(lambda slot, written=written: written[slot[0]], rule.expression))
+    return {f"({expression})" for expression in found}
+
+
+def test_an_instruction_has_one_reading(family, splits):
+    for example in splits["validation"]:
+        groups = ["EASY"] if family == "easy" else grammar.HARD
+        found = {reading for group in groups for reading in readings(group, example["instruction"])}
+        assert found, example
+        trees = {ast.dump(ast.parse(expression)) for expression in found}
+        assert trees == {ast.dump(ast.parse(example["expression"]))}, example
+
+
+def parts_of(example):
+    """The operations an expression is made of: its syntax nodes, functions and methods."""
+    nodes = list(ast.walk(ast.parse(example["expression"])))
+    names = {
+        node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        for node in nodes
+        if isinstance(node, ast.Call)
+    }
+    return names | {type(node).__name__ for node in nodes}
+
+
+def test_the_splits_are_alike(splits):
+    """What is tested is what was trained: every operation has about the same share of every split."""
+    shares = {
+        split: {
+            part: count / len(examples)
+            for part, count in collections.Counter(part for example in examples for part in parts_of(example)).items()
+        }
+        for split, examples in splits.items()
+    }
+    for split in ("validation", "test"):
+        assert shares[split].keys() == shares["train"].keys()
+        for part, share in shares["train"].items():
+            assert shares[split][part] == pytest.approx(share, abs=0.06), part
+
+
+def test_easy_items_apply_one_operation_and_hard_ones_compose_two_or_three(splits, family):
+    operations = (ast.BinOp, ast.Call, ast.Subscript, ast.Compare, ast.IfExp, ast.ListComp, ast.DictComp)
+    counts = collections.Counter(
         sum(isinstance(node, operations) for node in ast.walk(ast.parse(example["expression"])))
         for example in splits["test"]
-    ]
-    mean = sum(counts) / len(counts)
-    assert 1 <= mean < 1.2 if family == "easy" else 2 < mean < 3.5
+    )
+    usual = {1} if family == "easy" else {2, 3, 4, 5}  # a comprehension has an operation of its own
+    assert sum(counts[number] for number in usual) > 0.95 * len(splits["test"]), counts
 
 
-def test_a_seed_fixes_the_items_and_another_changes_them(family):
+def test_an_unknown_family_is_refused():
+    with pytest.raises(RequestError, match="no family medium; families are easy, hard"):
+        grammar.generate("medium")
+
+
+def test_a_seed_fixes_the_items_and_another_changes_them(family, monkeypatch):
+    monkeypatch.setattr(grammar, "SIZES", {"train": 300})
     first, again, other = (grammar.generate(family, seed) for seed in (3, 3, 4))
     assert first == again
     overlap = {e["instruction"] for e in first["train"]} & {e["instruction"] for e in other["train"]}
@@ -111,6 +167,7 @@ def test_the_files_are_what_the_grammar_makes_today(family, splits):
 
 def test_the_command_writes_the_files(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "TASKS", tmp_path / "tasks")
+    monkeypatch.setattr(grammar, "SIZES", dict.fromkeys(grammar.SIZES, 5))
     grammar.main()
     written = sorted(path.relative_to(tmp_path / "tasks") for path in tmp_path.rglob("*.jsonl"))
     assert [path.parts[0] for path in written] == ["expressions-easy"] * 3 + ["expressions-hard"] * 3
@@ -138,7 +195,8 @@ def test_the_repositorys_tasks_load(name):
     for split, size in grammar.SIZES.items():
         dataset = load(name, split)
         assert dataset.column_names == list(COLUMNS) and dataset.num_rows == size
-    assert dataset[0] == grammar.generate(name.removeprefix("expressions-"))["test"][0]
+    lines = (files.TASKS / name / "test.jsonl").read_text().splitlines()
+    assert dataset.to_list() == [json.loads(line) for line in lines]
 
 
 def test_loading_asks_no_network_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys):

@@ -88,7 +88,7 @@ def test_accumulation_changes_nothing_but_memory():
     for accumulation in (1, 3):
         training = prepare(Case(model=SHAPE, method="full", accumulation=accumulation, optimizer="sgd"), "cpu")
         batch = {k: v for k, v in collate(rows(6), 0).items() if k != "attention_mask"}
-        parts = [{k: v[i :: accumulation] for k, v in batch.items()} for i in range(accumulation)]
+        parts = [{k: v[i::accumulation] for k, v in batch.items()} for i in range(accumulation)]
         loss = train_step(training, parts)
         found.append((loss, copy.deepcopy(training.model.state_dict())))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
@@ -100,13 +100,17 @@ def test_clipping_bounds_the_update():
     training = prepare(case, "cpu", learning_rate=1.0)
     before = copy.deepcopy(training.model.state_dict())
     train_step(training, random_batches(training.case, "cpu", 320))
-    moved = sum((value.detach() - before[name]).square().sum().item() for name, value in training.model.named_parameters())
+    moved = sum(
+        (value.detach() - before[name]).square().sum().item() for name, value in training.model.named_parameters()
+    )
     assert math.sqrt(moved) == pytest.approx(1e-3, rel=1e-3)
 
 
 @pytest.mark.parametrize("autocast", ["bf16", "fp16"])
 def test_autocast_trains_and_fp16_has_a_scaler(autocast):
-    training = prepare(Case(model=SHAPE, method="lora", autocast=autocast, sequence_length=32), "cpu", learning_rate=1e-2)
+    training = prepare(
+        Case(model=SHAPE, method="lora", autocast=autocast, sequence_length=32), "cpu", learning_rate=1e-2
+    )
     assert (training.scaler is not None) == (autocast == "fp16")
     batches = random_batches(training.case, "cpu", 320)
     losses = [train_step(training, batches) for _ in range(8)]

@@ -1,8 +1,7 @@
 """The estimating meter: closed formulas a reader can check by hand, one function per kind of memory.
 
-Notation: T = batch x sequence tokens; bytes of an element are 4 (fp32) or 2 (fp16, bf16). What autograd keeps was read
-off transformers' `modeling_llama.py`, peft's `LoraLayer`, and torch's `derivatives.yaml`; every formula is held against
-the measured step by a test. Not covered: autocast, dropout, temporaries inside operations, rounding by the allocator.
+Activations have a module of their own (`activations`). Not covered: autocast, dropout, most temporaries, rounding by
+the allocator. Every formula is held against the measured step by a test.
 """
 
 from collections import Counter
@@ -10,22 +9,26 @@ from dataclasses import replace
 
 from labkit.case import Case
 from labkit.errors import RequestError
+from labkit.memory.activations import (
+    ADAPTER_BYTES,
+    ELEMENT_BYTES,
+    RECOMPUTING,
+    attention_half_bytes,
+    kept_bytes,
+    mlp_half_bytes,
+    scores_bytes,
+    stream_bytes,
+    tokens_of,
+)
 from labkit.memory.shape import Linear, Shape, adapted, shape_of
 from labkit.models.architectures import ARCHITECTURES
 from labkit.optimizers import state_bytes
 
-ELEMENT_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
-ADAPTER_BYTES = 4  # peft keeps adapters in fp32 whatever the base model's dtype (autocast_adapter_dtype)
 CODE_TABLE_BYTES = 16 * 4  # bitsandbytes keeps the 16 levels as fp32 in every layer
 NESTED_TABLE_BYTES = 256 * 4 + 4  # and, with double quantisation, 256 levels and one fp32 offset
 NESTED_BLOCK = 256  # QLoRA paper (arXiv:2305.14314), section 3: second-level block size
 LOSS_COPIES_FORWARD_BYTES = {4: 4 + 4, 2: 2 + 4 + 4}  # logits, their fp32 copy if 16-bit, log-softmax
 LOSS_COPIES_BACKWARD_BYTES = 4 + 4 + 4  # log-softmax, its gradient, the logits' gradient, all fp32
-
-
-def stream_bytes(case: Case) -> int:
-    """Bytes per element of the residual stream: fp32 embeddings (after the upcast) make all that follows fp32."""
-    return 4 if case.quantised and case.upcast else ELEMENT_BYTES[case.precision]
 
 
 def quantised_linear_bytes(linear: Linear, case: Case) -> tuple[int, int]:
@@ -73,108 +76,35 @@ def trained_bytes(shape: Shape, case: Case) -> Counter:
     )
 
 
-def attention_bytes_per_block(shape: Shape, case: Case) -> int:
-    """What attention keeps for backward: queries, keys, values (repeated to all heads) and, unless the kernel
-    recomputes them, the scores: heads x sequence^2 per row."""
-    tokens, size = case.batch_size * case.sequence_length, stream_bytes(case)
-    wide = tokens * shape.attention_width
-    scores = case.batch_size * shape.heads * case.sequence_length**2
-    if case.attention == "math":  # torch's math kernel works in fp32
-        return 3 * wide * 4 + scores * 4
-    if case.attention == "eager":  # fp32 softmax and, if the stream is 16-bit, a 16-bit copy
-        return 3 * wide * size + scores * (4 if size == 4 else 6)
-    return 4 * wide * size + 4 * tokens * shape.heads  # q, k, v, output, log-sum-exp
-
-
-def linear_input_bytes_per_token(shape: Shape, case: Case) -> int:
-    """Inputs of linear layers kept for a weight gradient. A frozen layer keeps none; layers with a common input share
-    it in fp32; in 16 bits every adapter keeps an fp32 copy of its own (peft casts its input)."""
-    size = stream_bytes(case)
-    if case.method == "full":
-        return size * (2 * shape.hidden + shape.attention_width + shape.mlp)
-    layers = adapted(shape, case.targets)
-    if size == 2:
-        return 4 * sum(linear.features_in for linear in layers)
-    inputs = {"q_proj": "attention", "k_proj": "attention", "v_proj": "attention", "gate_proj": "mlp", "up_proj": "mlp"}
-    shared = {inputs.get(linear.name, linear.name): linear.features_in for linear in layers}
-    return 4 * sum(shared.values())
-
-
-def block_activation_bytes(shape: Shape, case: Case) -> int:
-    """What one block keeps for backward: two norms' fp32 inputs and scales, attention, linear inputs, the MLP's gate,
-    silu(gate) and up, and each adapter's A x (rank wide)."""
-    tokens, size = case.batch_size * case.sequence_length, stream_bytes(case)
-    norms = 2 * (4 * shape.hidden + 4)
-    if case.method == "full":
-        norms += 2 * size * shape.hidden  # the normalised input, for the norm's own weight
-    ranks = 0 if case.method == "full" else ADAPTER_BYTES * case.rank * len(adapted(shape, case.targets))
-    mlp = 3 * size * shape.mlp
-    per_token = norms + linear_input_bytes_per_token(shape, case) + mlp + ranks
-    if size == 4 or case.method == "full":
-        per_token -= _shared_output_bytes(shape, case)
-    return tokens * per_token + attention_bytes_per_block(shape, case)
-
-
-def _shared_output_bytes(shape: Shape, case: Case) -> int:
-    """Bytes per token counted twice: a kernel that keeps its output shares it with o_proj's input."""
-    keeps_output = case.attention not in ("math", "eager")
-    o_proj_keeps = case.method == "full" or any(x.name == "o_proj" for x in adapted(shape, case.targets))
-    return stream_bytes(case) * shape.attention_width if keeps_output and o_proj_keeps else 0
-
-
-def frozen_start_bytes(shape: Shape, case: Case) -> int:
-    """What the first block does not keep because nothing before its first adapter needs a gradient: the first norm;
-    of q, k, v each one whose partner is frozen; all of attention, and the second norm, if only the MLP is adapted."""
-    tokens = case.batch_size * case.sequence_length
-    query, key, value, output = (
-        any(linear.name == name for linear in adapted(shape, case.targets))
-        for name in ("q_proj", "k_proj", "v_proj", "o_proj")
-    )
-    norm = tokens * (4 * shape.hidden + 4)
-    if not (query or key or value):
-        shared = tokens * _shared_output_bytes(shape, case)
-        return norm * (1 if output else 2) + attention_bytes_per_block(shape, case) - shared
-    if case.attention not in ("math", "eager"):  # one kernel keeps all its inputs
-        return norm
-    frozen = (not query) + (not key) + (not (query or key))
-    return norm + frozen * tokens * shape.attention_width * (4 if case.attention == "math" else stream_bytes(case))
-
-
-def activation_bytes(shape: Shape, case: Case) -> tuple[int, int]:
-    """(kept by the whole forward, kept by one recomputed block). With checkpointing a block keeps its input alone."""
-    tokens, size = case.batch_size * case.sequence_length, stream_bytes(case)
-    block = block_activation_bytes(shape, case)
-    ends = tokens * (4 * shape.hidden + 4) + 2 * 8 * tokens  # the last norm; input_ids and labels
-    if case.method == "full":
-        ends += tokens * 2 * size * shape.hidden  # the last norm's product and the head's input
-    elif case.checkpointing == "none":
-        ends -= frozen_start_bytes(shape, case)
-    ends += 2 * case.sequence_length * shape.head_dim * size  # cos and sin
-    if case.checkpointing == "none":
-        return shape.layers * block + ends, 0
-    return shape.layers * tokens * size * shape.hidden + ends, block
-
-
 def moments(shape: Shape, case: Case) -> dict[str, tuple[str, Counter]]:
-    """The moments at which a step can peak -> (phase, bytes by kind)."""
-    tokens = case.batch_size * case.sequence_length
-    logits = tokens * shape.vocabulary
-    kept, block = activation_bytes(shape, case)
+    """The moments at which a step can peak -> (phase, bytes by kind).
+
+    Backward begins with everything kept and the loss's copies. In the last block's attention the loss is gone, but the
+    gradients of softmax and scores are two more matrices of scores. With checkpointing, a block's activations come back
+    on top of what is kept. At the end all gradients are there.
+    """
+    tokens, size = tokens_of(case), stream_bytes(case)
+    logits, kept = tokens * shape.vocabulary, kept_bytes(shape, case)
+    inputs = 2 * 8 * tokens * case.accumulation  # input_ids and labels, int64
     trained = trained_bytes(shape, case)
     gradients = trained.pop("gradients")
-    static = weight_bytes(shape, case) + trained
-    held = Counter(gradients=gradients if case.accumulation > 1 else 0)
-    copies = LOSS_COPIES_FORWARD_BYTES[stream_bytes(case)]
-    extra = trained["optimizer_states"] // 2 if case.optimizer == "adamw-foreach" else 0
+    static = weight_bytes(shape, case) + trained + Counter(activations=inputs)
+    held = static + Counter(activations=kept, gradients=gradients if case.accumulation > 1 else 0)
+    head_input = 0 if case.method == "full" else tokens * size * shape.hidden  # alive, not kept, while the head runs
+    mlp = mlp_half_bytes(shape, case)
+    block = attention_half_bytes(shape, case) + mlp if case.checkpointing != "none" else 0
+    scores = 0 if case.attention in RECOMPUTING else 2 * scores_bytes(shape, case)
+    states_copy = trained["optimizer_states"] // 2 if case.optimizer == "adamw-foreach" else 0
     return {
-        "end of forward": ("forward", static + held + Counter(activations=kept, logits_and_loss=copies * logits)),
-        "loss backward": (
-            "backward",
-            static + held + Counter(activations=kept, logits_and_loss=LOSS_COPIES_BACKWARD_BYTES * logits),
+        "end of forward": (
+            "forward",
+            held + Counter(activations=head_input, logits_and_loss=LOSS_COPIES_FORWARD_BYTES[size] * logits),
         ),
-        "first block backward": ("backward", static + held + Counter(activations=kept + block)),
-        "last block backward": ("backward", static + Counter(gradients=gradients, activations=block)),
-        "optimizer": ("optimizer", static + Counter(gradients=gradients, temporaries=extra)),
+        "loss backward": ("backward", held + Counter(logits_and_loss=LOSS_COPIES_BACKWARD_BYTES * logits)),
+        "last attention backward": ("backward", held + Counter(activations=block - mlp, temporaries=scores)),
+        "checkpointed block backward": ("backward", held + Counter(activations=block)),
+        "end of backward": ("backward", static + Counter(gradients=gradients, activations=block)),
+        "optimizer": ("optimizer", static + Counter(gradients=gradients, temporaries=states_copy)),
     }
 
 

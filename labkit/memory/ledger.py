@@ -106,9 +106,9 @@ class Ledger(TorchDispatchMode):
                 self._add(kind, entry.size_bytes)
 
     def relabel_state(self, optimizer: torch.optim.Optimizer) -> None:
-        """Count the optimizer's state tensors as such."""
-        tensors = [leaf for leaf in tree_leaves(list(optimizer.state.values())) if isinstance(leaf, torch.Tensor)]
-        self.relabel(tensors, "optimizer_states")
+        """Count the optimizer's state tensors as such, and the code tables that bitsandbytes' optimizers share."""
+        kept = [*optimizer.state.values(), getattr(optimizer, "name2qmap", None)]
+        self.relabel([leaf for leaf in tree_leaves(kept) if isinstance(leaf, torch.Tensor)], "optimizer_states")
 
     def _note_peak(self) -> None:
         peak = self.peaks[self.phase]

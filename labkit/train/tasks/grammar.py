@@ -200,8 +200,10 @@ def _derive(rule: Rule, depth: int, draw: random.Random) -> Example:
         if slot in TERMINALS:
             said[slot] = written[slot] = TERMINALS[slot](draw)
         else:
-            group, nested = slot.rstrip("12"), depth > 1 and slot == deepest
-            inner = _derive(draw.choice(RULES[group]) if nested else LEAVES[group], depth - 1, draw)
+            group = slot.rstrip("12")
+            nested = [other for other in RULES[group] if other is not rule]  # no reverse of a reverse
+            inner = draw.choice(nested) if depth > 1 and slot == deepest else LEAVES[group]
+            inner = _derive(inner, depth - 1, draw)
             said[slot], written[slot] = inner["instruction"], f"({inner['expression']})"
     return Example(
         instruction=SLOT.sub(lambda slot: said[slot[0]], phrase),
