@@ -58,13 +58,14 @@ def test_phases_are_drawn_as_recorded():
 def test_every_figure_names_its_axes_and_its_source(name):
     figure = all_figures()[name]
     layout = figure.layout
-    assert layout.title.text and layout.title.subtitle.text
+    title, _, subtitle = layout.title.text.partition("<br>")
+    assert title and ("estimated" in subtitle or "a setting" in subtitle)
     assert layout.yaxis.title.text
     assert layout.template.layout.paper_bgcolor == template().layout.paper_bgcolor
 
 
 def test_estimates_say_so():
-    assert "estimated" in memory_by_kind(records()).layout.title.subtitle.text
+    assert "estimated" in memory_by_kind(records()).layout.title.text
 
 
 def test_rank_moves_the_first_trace_and_alpha_moves_no_bar():

@@ -27,7 +27,9 @@ def explorer(records: Sequence[Record], method: str, alpha: float, curves: Mappi
         subplot_titles=("peak memory (does not depend on alpha)", "validation loss", "norm of the update"),
     )
     heading = new_figure(_title(records, method, alpha), source_of(records[0]), height=480)
-    grid.update_layout(template=heading.layout.template, title=heading.layout.title, height=500, barmode="stack", margin_t=120)
+    grid.update_layout(
+        template=heading.layout.template, title=heading.layout.title, height=500, barmode="stack", margin_t=120
+    )
     labels = [label_of(record) for record in records]
     opacities = [1 if record.case.method == method else FADED for record in records]
     for trace in kind_traces(labels, records):

@@ -45,14 +45,14 @@ def template() -> go.layout.Template:
 
 
 def new_figure(title: str, subtitle: str, height: int = 420) -> go.Figure:
-    """An empty figure with the lab's template. `subtitle` says which meter, on which device, when."""
-    heading = {
-        "text": title,
-        "subtitle": {"text": subtitle, "font": {"size": 12, "color": GREY}},
-        "x": 0.0,
-        "xref": "paper",
-    }
-    return go.Figure(layout={"template": template(), "title": heading, "height": height})
+    """An empty figure with the lab's template. `subtitle` says which meter, on which device, when.
+
+    It is the title's second line: plotly's own subtitle moves above the title when a figure is drawn again.
+    """
+    text = f"{title}<br><span style='font-size: 12px'>{subtitle}</span>"
+    return go.Figure(
+        layout={"template": template(), "title": {"text": text, "x": 0, "xref": "paper"}, "height": height}
+    )
 
 
 def use_in_notebook() -> None:

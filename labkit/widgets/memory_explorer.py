@@ -41,7 +41,8 @@ def memory_explorer(case: Case, device_type: str, curves: Mapping) -> ipywidgets
         options=METHODS,
         value=case.method,
         description="method",
-        style={"description_width": "7em", "button_width": "5em"},
+        style={"description_width": "7em", "button_width": "4.5em"},
+        layout={"width": "28em"},
     )
     message = ipywidgets.HTML()
 
