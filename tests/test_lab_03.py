@@ -39,9 +39,10 @@ def test_plain_papermill_works_from_any_directory_and_the_lab_itself_refuses_non
     command = [sys.executable, "-m", "papermill", str(LAB), "out.ipynb", "-p", "preset", "smoke", "-p", "rank", "0"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode != 0 and "rank=0 is not possible" in done.stderr
-    notebook = json.loads((tmp_path / "out.ipynb").read_text())
-    errors = [output for cell in notebook["cells"] for output in cell.get("outputs", []) if output["output_type"] == "error"]
-    assert errors[0]["traceback"] == ["RequestError: rank=0 is not possible: rank must be a whole number of at least 1."]
+    cells = json.loads((tmp_path / "out.ipynb").read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    (error,) = [output for output in outputs if output["output_type"] == "error"]
+    assert error["traceback"] == ["RequestError: rank=0 is not possible: rank must be a whole number of at least 1."]
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from typing import Any
 
 from labkit.record import write_atomically
 from labkit.runner.collect import plain_text, widget_models
+from labkit.runner.formulas import with_mathml
 from labkit.runner.store import LabRun
 from labkit.units import format_seconds
 
@@ -49,6 +50,8 @@ def lab_page(notebook, run: LabRun, lab_folder: Path) -> str:
     models = widget_models(notebook)
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = with_mathml(cell.source)
         for output in cell.get("outputs", []):
             if drawn := _drawn(output.get("data", {}), models):
                 output["data"] = {"text/html": drawn}

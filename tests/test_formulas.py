@@ -1,0 +1,36 @@
+"""Formulas of saved pages need no MathJax: TeX becomes MathML, code stays as it is."""
+
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from labkit.machine import repository_root
+from labkit.runner.formulas import with_mathml
+
+
+def test_formulas_become_mathml_and_text_stays():
+    page = with_mathml(
+        r"It costs $\frac{\alpha}{r}$ per step, and $$n = \sum r(d_\mathrm{in} + d_\mathrm{out})$$ in all."
+    )
+    assert page.count("<math") == 2 and 'display="block"' in page and "$" not in page
+    assert page.startswith("It costs <math") and page.endswith(" in all.")
+    assert "α" in page or "&#x003B1;" in page
+
+
+@pytest.mark.parametrize(
+    "text", ["costs $5 and $6", "`$x$`", "```\n$x$ and $y$\n```", "a lone $", r"escaped \$x", "$ x $"]
+)
+def test_what_is_no_formula_is_left_alone(text):
+    assert with_mathml(text) == text
+
+
+def test_every_formula_of_the_labs_converts():
+    import nbformat
+
+    for lab in sorted((repository_root() / "labs").glob("[0-9]*.ipynb")):
+        for cell in nbformat.read(lab, as_version=4).cells:
+            if cell.cell_type == "markdown":
+                page = with_mathml(cell.source)
+                assert "\\frac" not in page and "\\sum" not in page, (lab.name, cell.id)
+                for part in page.split("<math")[1:]:
+                    ElementTree.fromstring("<math" + part.split("</math>")[0] + "</math>")
