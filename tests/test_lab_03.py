@@ -74,3 +74,24 @@ def test_in_a_browser_the_first_slider_moves_the_drawn_numbers(lab_page, screens
         cell.scroll_into_view_if_needed()
         page.screenshot(path=str(screenshots / f"lab-03-{theme.lower()}.png"))
     lab_page.watched.assert_quiet()
+
+
+def test_the_learning_rates_are_the_best_of_the_recorded_sweep():
+    """Lowest validation loss of every method's arm; all arms alike but for the rate."""
+    from labkit.record import read
+    from labkit.runner.catalog import read_parameters
+
+    (path,) = (repository_root() / "data/measurements/cpu").glob("*-learning-rates.jsonl")
+    records = read(path)
+    best = {}
+    for record in sorted(records, key=lambda record: -record.scores["loss"]):
+        best[record.case.method] = record.case.learning_rate
+    defaults = read_parameters(LAB)
+    assert best == {
+        "full": float(defaults["learning_rate_full"]),
+        "lora": float(defaults["learning_rate_adapter"]),
+        "qlora": float(defaults["learning_rate_adapter"]),
+    }
+    arms = {method: [r.case.learning_rate for r in records if r.case.method == method] for method in best}
+    for method, rates in arms.items():
+        assert min(rates) < best[method] < max(rates), f"{method}: the best rate lies at the edge of the sweep"

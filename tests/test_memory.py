@@ -12,6 +12,7 @@ from torch.profiler import profile
 from labkit import isolate
 from labkit.case import Case
 from labkit.errors import RequestError
+from labkit.memory import cuda as cuda_module
 from labkit.memory import measure as measure_module
 from labkit.memory.estimate import breakdown_and_phases, estimate, largest_architecture
 from labkit.memory.ledger import Ledger
@@ -240,3 +241,67 @@ def test_the_largest_architecture_that_fits():
     assert largest_architecture(case, 2**50) == "llama-3.1-8b"
     small = largest_architecture(case, 12 * 2**30)
     assert small == "llama-3.2-1b"
+
+
+class FakeCuda:
+    """A CUDA device's counters, moved by hand: what `CudaPhases` reads, without a GPU."""
+
+    def __init__(self, monkeypatch):
+        self.allocated = self.peak = self.reserved = 0
+        self.used = 1000
+        for name, value in {
+            "synchronize": lambda: None,
+            "memory_allocated": lambda: self.allocated,
+            "max_memory_allocated": lambda: self.peak,
+            "max_memory_reserved": lambda: self.reserved,
+            "reset_peak_memory_stats": self.reset,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, value)
+        monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", self.clear_workspaces, raising=False)
+        monkeypatch.setattr(cuda_module, "nvml_used_bytes", lambda: self.used)
+
+    def reset(self):
+        self.peak = self.allocated
+
+    def allocate(self, size_bytes: int):
+        self.allocated += size_bytes
+        self.peak = max(self.peak, self.allocated)
+        self.reserved = max(self.reserved, self.allocated)
+
+    def clear_workspaces(self):
+        self.allocated -= 7
+
+
+def test_cuda_peaks_belong_to_the_phase_they_fell_in(monkeypatch):
+    fake = FakeCuda(monkeypatch)
+    counters = cuda_module.CudaPhases()
+    counters("load")
+    fake.allocate(100)
+    counters("forward")
+    fake.allocate(50)
+    counters("backward")
+    fake.allocate(30)
+    fake.allocate(-80)
+    counters("optimizer")
+    fake.allocate(5)
+    counters("forward")
+    assert counters.peaks == {"load": 100, "forward": 150, "backward": 180, "optimizer": 105}
+    assert counters.peak_reserved_bytes == 180
+    counters.forget_steps()
+    fake.allocate(1)
+    counters("backward")
+    assert counters.peaks["load"] == 100 and counters.peaks["forward"] == 106 and counters.peaks["backward"] == 0
+    fake.used = 5000
+    assert counters.device_used_bytes() == 4000
+
+
+def test_the_cuda_meter_makes_a_whole_record_of_what_the_counters_say(monkeypatch):
+    """The step runs on CPU tensors here; the counters are fakes. Not a measurement: it only shows the wiring."""
+    fake = FakeCuda(monkeypatch)
+    monkeypatch.setattr(measure_module, "CUDA_GRANULE_BYTES", 1)
+    monkeypatch.setattr(fake, "reset", lambda: None)
+    fake.allocate(10_000)
+    fields = measure_module._measure_cuda(case_of("lora"), "cpu", 2)
+    assert fields["peak_allocated_bytes"] == 10_000 == sum(fields["breakdown"].values())
+    assert fields["breakdown"]["workspaces"] == 7 and fields["managed_bytes"] == 0
+    assert set(fields["phases"]) == {"load", "forward", "backward", "optimizer"}

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from labkit.errors import RequestError
-from labkit.record import write_atomically
+from labkit.train.card import describe
 from labkit.train.corpus import Corpus
 from labkit.train.progress import progress
 
@@ -144,61 +144,6 @@ def optimise(model, tokens: torch.Tensor, settings: Pretraining, autocast: bool)
     return losses
 
 
-def save_text(path: Path, text: str) -> None:
-    write_atomically(path, text.encode())
-
-
-def card(facts: dict) -> str:
-    """The model card, from the facts alone."""
-    shape, held_out = facts["settings"]["shape"], facts["held_out"]
-    rows = [
-        ("Parameters", f"{facts['parameters']:,} (embedding tied to the head)"),
-        (
-            "Shape",
-            f"{shape['num_hidden_layers']} layers, hidden {shape['hidden_size']}, MLP "
-            f"{shape['intermediate_size']}, {shape['num_attention_heads']} heads, "
-            f"{shape['num_key_value_heads']} key-value heads",
-        ),
-        (
-            "Tokenizer",
-            f"byte-level BPE, {facts['settings']['vocab_size']:,} tokens, "
-            f"{held_out['bytes'] / held_out['tokens']:.2f} bytes per token on held-out files",
-        ),
-        (
-            "Corpus",
-            f"standard library of Python {facts['python']}, {facts['corpus_bytes']:,} bytes, "
-            f"{facts['train_files']} files to train, {facts['held_out_files']} held out by path hash",
-        ),
-        ("Corpus SHA-256", f"`{facts['corpus_sha256']}`"),
-        (
-            "Training",
-            f"{facts['settings']['steps']:,} steps of {facts['settings']['batch_size']} x "
-            f"{facts['settings']['sequence_length']} tokens, seed {facts['settings']['seed']}, "
-            f"{facts['seconds'] / 60:.0f} minutes on {facts['threads']} threads ({facts['device']}), "
-            f"torch {facts['torch']}",
-        ),
-        (
-            "Held-out library files",
-            f"{held_out['bits_per_byte']:.4f} bits per byte, {held_out['nats_per_token']:.4f} nats per token",
-        ),
-    ]
-    if "frozen" in facts:
-        rows.append(
-            (
-                "Frozen text (`data/tasks/held_out_code.txt`)",
-                f"{facts['frozen']['bits_per_byte']:.4f} bits per byte, "
-                f"{facts['frozen']['nats_per_token']:.4f} nats per token",
-            )
-        )
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return (
-        "# The embedded model\n\nA small Llama trained from scratch on the Python standard library's own source, so "
-        "that every lab runs offline on real, trained weights. Made by `labkit pretrain`; it writes recognisable "
-        f"Python and is of no other use.\n\n| | |\n|---|---|\n{table}\n\nSample, greedy, after "
-        f"`{facts['prompt'].splitlines()[0]}`:\n\n```python\n{facts['sample']}\n```\n"
-    )
-
-
 @torch.no_grad()
 def sample(model, tokenizer, prompt: str, tokens: int = 80) -> str:
     """Greedy continuation of `prompt`, prompt included."""
@@ -211,12 +156,6 @@ def sample(model, tokenizer, prompt: str, tokens: int = 80) -> str:
         pad_token_id=tokenizer.pad_token_id,
     )
     return tokenizer.decode(out[0])
-
-
-def describe(folder: Path, facts: dict) -> None:
-    """Write the card and its facts."""
-    save_text(folder / "pretraining.json", json.dumps(facts, indent=1) + "\n")
-    save_text(folder / "README.md", card(facts))
 
 
 def pretrain(corpus: Corpus, out: Path, settings: Pretraining, frozen: str | None = None) -> dict:
