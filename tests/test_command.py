@@ -108,12 +108,14 @@ def test_run_says_what_came_of_each_lab_and_where_it_is(clone, tmp_path):
 def test_an_interrupt_ends_every_kernel_and_keeps_what_was_finished(clone, tmp_path):
     command = [sys.executable, "-P", "-m", "labkit", "run", "0", "2", "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, env=environment(clone), stderr=subprocess.PIPE, text=True)
-    pid_file = clone / "labs" / "pid"
-    end = time.monotonic() + 90
-    while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < end:
-        time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    pid_file, end = clone / "labs" / "pid", time.monotonic() + 90
+    try:
+        while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < end:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130 and said.endswith("labkit: interrupted\n") and "Traceback" not in said
     assert not psutil.pid_exists(int(pid_file.read_text()))
     assert list(json.loads((tmp_path / "out" / "results.json").read_text())["labs"]) == ["00_good"]

@@ -57,6 +57,7 @@ def test_check_number(shown):
         ({"preset": "fast"}, "preset='fast'"),
         ({"preset": "quick", "rank": "abc"}, "rank='abc'"),
         ({"preset": "quick", "model": "no/such"}, "no/such"),
+        ({"preset": "quick", "task": "nosuch"}, "nosuch"),
     ],
 )
 def test_setup_refuses(parameters, words):

@@ -271,6 +271,7 @@ def test_run_lab_raises_for_a_failed_lab_and_returns_the_results_of_a_good_one(t
         ({"verbose": 1}, RequestError, "in 02_b verbose is true or false"),
         ({"preset": "fast"}, RequestError, "must be one of smoke, quick, full"),
         ({"model": "no/such-model"}, ModelNotAvailable, "no/such-model"),
+        ({"task": "no-such-task"}, RequestError, "no-such-task"),
     ],
 )
 def test_a_wrong_request_is_refused_before_anything_is_written(two_labs, tmp_path, parameters, error, match):
@@ -283,7 +284,8 @@ def test_a_wrong_request_is_refused_before_anything_is_written(two_labs, tmp_pat
 @pytest.fixture
 def two_labs(tmp_path) -> list[Path]:
     write_lab(
-        tmp_path / "labs" / "01_a.ipynb", parameters="preset: str = 'quick'  # how long\nrank = 8\nmodel = 'tiny'"
+        tmp_path / "labs" / "01_a.ipynb",
+        parameters="preset: str = 'quick'  # how long\nrank = 8\nmodel = 'tiny'\ntask = 'x'",
     )
     write_lab(tmp_path / "labs" / "02_b.ipynb", parameters="seconds = 2 * 3.0\nseconds = 60\nverbose = False")
     write_lab(tmp_path / "labs" / "02_b.edited-2026-01-01.ipynb")

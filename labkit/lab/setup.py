@@ -11,7 +11,7 @@ PRESETS = ("smoke", "quick", "full")
 def setup(preset: str, **parameters) -> None:
     """Refuse impossible parameters with one sentence (RequestError), then show the machine card.
 
-    Parameters named after a Case's fields obey its rules; `model` must be available here.
+    Parameters named after a Case's fields obey its rules; `model` and `task` must be available here.
     """
     if preset not in PRESETS:
         raise RequestError(f"preset={preset!r} is not possible: preset must be one of {', '.join(PRESETS)}.")
@@ -22,6 +22,10 @@ def setup(preset: str, **parameters) -> None:
         from labkit.models import check_available
 
         check_available(parameters["model"])
+    if "task" in parameters:
+        from labkit.train.tasks.files import check_available as check_task
+
+        check_task(parameters["task"])
     from labkit.figures.template import use_in_notebook
 
     use_in_notebook()

@@ -88,7 +88,8 @@ def _checked(name: str, value: Any, known: Mapping[Path, Mapping[str, Any]]) -> 
         check_field(name, value)
     else:
         _check_kind(name, value, owners)
-    return _checked_model(value) if name == "model" else value
+    by_name = {"model": _checked_model, "task": _checked_task}
+    return by_name[name](value) if name in by_name else value
 
 
 def _refuse_unknown(name: str, known: Mapping[Path, Mapping[str, Any]]) -> None:
@@ -116,3 +117,11 @@ def _checked_model(model: Any) -> Any:
     found = find(model).folder
     is_local = isinstance(model, str) and found == Path(model).expanduser()
     return str(found.resolve()) if is_local else model
+
+
+def _checked_task(task: str) -> str:
+    """RequestError, or the task: a folder as an absolute path, likewise."""
+    from labkit.train.tasks.files import NAMES, check_available
+
+    check_available(task)
+    return task if task in NAMES else str(Path(task).expanduser().resolve())

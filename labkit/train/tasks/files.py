@@ -41,6 +41,12 @@ def load(name_or_path: str | Path, split: str = "train") -> "datasets.Dataset":
     return datasets.Dataset(table)
 
 
+def check_available(name_or_path: str | Path) -> None:
+    """Raise RequestError unless the task is there with what training needs: a train and a validation split."""
+    for split in ("train", "validation"):
+        _find(name_or_path, split)
+
+
 def _listed(names) -> str:
     return ", ".join(map(str, names))
 
