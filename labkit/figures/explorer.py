@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from labkit.figures.memory import kind_traces, label_of
+from labkit.figures.memory import kind_traces, label_of, write_peaks
 from labkit.figures.template import METHOD_COLOURS, METHOD_TITLES, new_figure, source_of
 from labkit.record import Record
-from labkit.units import MIB, format_bytes
 
 FADED = 0.45
 
@@ -34,16 +33,7 @@ def explorer(records: Sequence[Record], method: str, alpha: float, curves: Mappi
     opacities = [1 if record.case.method == method else FADED for record in records]
     for trace in kind_traces(labels, records):
         grid.add_trace(trace.update(marker_opacity=opacities), row=1, col=1)
-    for label, record in zip(labels, records, strict=True):
-        grid.add_annotation(
-            x=label,
-            y=record.peak_allocated_bytes / MIB,
-            text=format_bytes(record.peak_allocated_bytes),
-            showarrow=False,
-            yshift=10,
-            row=1,
-            col=1,
-        )
+    write_peaks(grid, labels, records, row=1, col=1)
     for name, curve in curves.items():
         _add_curve(grid, name, curve, alpha if name == method else None)
     return _with_axes(grid)

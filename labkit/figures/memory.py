@@ -39,20 +39,20 @@ def kind_traces(labels: Sequence, records: Sequence[Record]) -> list[go.Bar]:
     return traces
 
 
+def write_peaks(figure: go.Figure, labels: Sequence[str], records: Sequence[Record], **place) -> None:
+    """Write each record's peak on top of its bar. `place`: row and column of a subplot."""
+    for label, record in zip(labels, records, strict=True):
+        size = record.peak_allocated_bytes
+        figure.add_annotation(x=label, y=size / MIB, text=format_bytes(size), showarrow=False, yshift=10, **place)
+
+
 def memory_by_kind(records: Sequence[Record], labels: Sequence[str] | None = None) -> go.Figure:
     """Stacked bars: what the bytes of each record's peak are. Labels default to the methods' names."""
     labels = labels or [label_of(record) for record in records]
     figure = new_figure("What the peak is made of", sources_of(records))
     figure.add_traces(kind_traces(labels, records))
     figure.update_layout(barmode="stack", yaxis_title="MiB at the peak")
-    for label, record in zip(labels, records, strict=True):
-        figure.add_annotation(
-            x=label,
-            y=record.peak_allocated_bytes / MIB,
-            text=format_bytes(record.peak_allocated_bytes),
-            showarrow=False,
-            yshift=10,
-        )
+    write_peaks(figure, labels, records)
     return figure
 
 
