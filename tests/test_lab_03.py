@@ -73,6 +73,7 @@ def test_in_a_browser_the_first_slider_moves_the_drawn_numbers(lab_page, screens
         lab_page.use_theme(f"JupyterLab {theme}")
         cell.scroll_into_view_if_needed()
         page.screenshot(path=str(screenshots / f"lab-03-{theme.lower()}.png"))
+    expect(page.locator("[data-title^='Share']")).to_have_count(0)
     lab_page.watched.assert_quiet()
 
 

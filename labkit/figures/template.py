@@ -61,6 +61,8 @@ def use_in_notebook() -> None:
 
     pio.templates["labkit"] = template()
     pio.templates.default, pio.renderers.default = "labkit", "plotly_mimetype"
+    # plotly.js would show a button that uploads the reader's chart to its makers' server.
+    pio.renderers["plotly_mimetype"].config = {"showSendToCloud": False, "displaylogo": False}
 
 
 def source_of(record) -> str:
