@@ -5,7 +5,12 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from labkit.machine import repository_root
-from labkit.runner.formulas import with_mathml
+from labkit.runner.formulas import Formulas
+
+
+def with_mathml(markdown: str) -> str:
+    formulas = Formulas()
+    return formulas.put_in(formulas.take_out(markdown))
 
 
 def test_formulas_become_mathml_and_text_stays():
@@ -22,6 +27,26 @@ def test_formulas_become_mathml_and_text_stays():
 )
 def test_what_is_no_formula_is_left_alone(text):
     assert with_mathml(text) == text
+
+
+@pytest.mark.browser
+def test_a_saved_page_draws_its_formulas(chromium_path, browser, tmp_path):
+    """nbconvert would close every tag at once; a fraction that is drawn is taller than a letter."""
+    import nbformat
+
+    from labkit.runner.pages import lab_page
+    from labkit.runner.store import LabRun
+
+    notebook = nbformat.v4.new_notebook()
+    notebook.cells = [nbformat.v4.new_markdown_cell(r"A $x$ and $\frac{a}{b}$ and `$c$`.")]
+    run = LabRun("01_x", "ok", 1.0, {}, "quick", [], None, "2026-01-01T00:00:00+00:00")
+    page = tmp_path / "page.html"
+    page.write_text(lab_page(notebook, run, tmp_path))
+    tab = browser.new_page()
+    tab.goto(page.as_uri())
+    letter, fraction = (tab.locator("math").nth(i).bounding_box()["height"] for i in (0, 1))
+    assert fraction > 1.5 * letter and tab.locator("code", has_text="$c$").count() == 1
+    tab.close()
 
 
 def test_every_formula_of_the_labs_converts():

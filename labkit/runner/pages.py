@@ -13,7 +13,7 @@ from typing import Any
 
 from labkit.record import write_atomically
 from labkit.runner.collect import plain_text, widget_models
-from labkit.runner.formulas import with_mathml
+from labkit.runner.formulas import Formulas
 from labkit.runner.store import LabRun
 from labkit.units import format_seconds
 
@@ -47,11 +47,11 @@ def lab_page(notebook, run: LabRun, lab_folder: Path) -> str:
     from nbconvert import HTMLExporter
 
     notebook = copy.deepcopy(notebook)
-    models = widget_models(notebook)
+    models, formulas = widget_models(notebook), Formulas()
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            cell.source = with_mathml(cell.source)
+            cell.source = formulas.take_out(cell.source)
         for output in cell.get("outputs", []):
             if drawn := _drawn(output.get("data", {}), models):
                 output["data"] = {"text/html": drawn}
@@ -63,7 +63,7 @@ def lab_page(notebook, run: LabRun, lab_folder: Path) -> str:
         f'<script src="{PLOTLY_FILE}"></script>'
         f"<style>@media (prefers-color-scheme: dark) {{ {dark} }} {_STYLE}</style></head>"
     )
-    return page.replace("</head>", head, 1).replace("<main>", "<main>" + _heading(run), 1)
+    return formulas.put_in(page).replace("</head>", head, 1).replace("<main>", "<main>" + _heading(run), 1)
 
 
 def _heading(run: LabRun) -> str:
