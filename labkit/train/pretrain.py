@@ -18,11 +18,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from labkit.errors import RequestError
+from labkit.models.quiet import quiet_libraries
 from labkit.train.card import describe
 from labkit.train.corpus import Corpus
 from labkit.train.progress import progress
 
 END, PAD = "<|end|>", "<|pad|>"
+PROMPT = "def read_lines(path):"  # what the card's sample goes on from
 SHAPE = {
     "hidden_size": 256,
     "intermediate_size": 512,
@@ -167,11 +169,11 @@ def pretrain(corpus: Corpus, out: Path, settings: Pretraining, frozen: str | Non
     autocast = device == "cuda" or torch.backends.cpu.get_cpu_capability() == "AVX512"
     losses = optimise(model, encode(corpus.train, tokenizer), settings, autocast)
     model = model.to(torch.bfloat16)
+    quiet_libraries()
     out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     model = model.float()  # what is scored is what was saved: rounded to bf16
-    prompt = "def read_lines(path):\n"
     facts = {
         "settings": asdict(settings),
         "parameters": model.num_parameters(),
@@ -187,8 +189,8 @@ def pretrain(corpus: Corpus, out: Path, settings: Pretraining, frozen: str | Non
         "seconds": time.monotonic() - started,
         "last_losses": losses[-10:],
         "held_out": score_text(model, tokenizer, corpus.held_out, settings.sequence_length),
-        "prompt": prompt,
-        "sample": sample(model, tokenizer, prompt),
+        "prompt": PROMPT,
+        "sample": sample(model, tokenizer, PROMPT),
     }
     if frozen:
         facts["frozen"] = score_text(model, tokenizer, (frozen,), settings.sequence_length)
@@ -197,7 +199,7 @@ def pretrain(corpus: Corpus, out: Path, settings: Pretraining, frozen: str | Non
 
 
 def rescore(folder: Path, corpus: Corpus, frozen: str | None) -> dict:
-    """Score the model in `folder` again on the held-out texts and renew its card; the training facts stay.
+    """Score the model in `folder` again, sample from it, and renew its card; the training facts stay.
 
     RequestError if the folder holds no pre-trained model, or if its corpus was another one than `corpus`.
     """
@@ -210,9 +212,11 @@ def rescore(folder: Path, corpus: Corpus, frozen: str | None) -> dict:
             f"{folder} was trained on the library of Python {facts['python']}, another corpus than this "
             "interpreter's; score it with that Python."
         )
+    quiet_libraries()
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
     model = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
     length = facts["settings"]["sequence_length"]
+    facts |= {"prompt": PROMPT, "sample": sample(model, tokenizer, PROMPT)}
     facts["held_out"] = score_text(model, tokenizer, corpus.held_out, length)
     if frozen:
         facts["frozen"] = score_text(model, tokenizer, (frozen,), length)
