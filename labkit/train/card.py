@@ -5,6 +5,25 @@ from pathlib import Path
 
 from labkit.record import write_atomically
 
+PAGE = """\
+# The embedded model
+
+A small Llama trained from scratch on the Python standard library's own source, so that every lab runs offline on real,
+trained weights. Made by `labkit pretrain`; it writes recognisable Python and is of no other use. The library's modules
+resemble one another; the frozen text is code of another project, so its figure says more about text of a kind the model
+has not seen.
+
+| | |
+|---|---|
+{table}
+
+Sample, greedy, after `{prompt}`:
+
+```python
+{sample}
+```
+"""
+
 
 def describe(folder: Path, facts: dict) -> None:
     """Write the card and its facts."""
@@ -38,7 +57,7 @@ def card(facts: dict) -> str:
             "Training",
             f"{facts['settings']['steps']:,} steps of {facts['settings']['batch_size']} x "
             f"{facts['settings']['sequence_length']} tokens, seed {facts['settings']['seed']}, "
-            f"{facts['seconds'] / 60:.0f} minutes on {facts['threads']} {'thread' if facts['threads'] == 1 else 'threads'} ({facts['device']}), "
+            f"{facts['seconds'] / 60:.0f} minutes on {facts['threads']} CPU thread(s) ({facts['device']}), "
             f"torch {facts['torch']}",
         ),
         (
@@ -55,10 +74,4 @@ def card(facts: dict) -> str:
             )
         )
     table = "\n".join(f"| {name} | {value} |" for name, value in rows)
-    return (
-        "# The embedded model\n\nA small Llama trained from scratch on the Python standard library's own source, so "
-        "that every lab runs offline on real, trained weights. Made by `labkit pretrain`; it writes recognisable "
-        f"Python and is of no other use. The library's modules resemble one another; the frozen text is code of another "
-        "project, so its figure says more about text the model has not seen the like of.\n\n| | |\n|---|---|\n{table}\n\nSample, greedy, after "
-        f"`{facts['prompt'].splitlines()[0]}`:\n\n```python\n{facts['sample']}\n```\n"
-    )
+    return PAGE.format(table=table, prompt=facts["prompt"], sample=facts["sample"])

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
-from transformers import get_scheduler
 
 from labkit.case import Trial
 from labkit.models.build import tokenizer_of
@@ -47,6 +46,8 @@ def seeded_batches(encoded: list, trial: Trial, pad_token_id: int, device: str) 
 
 def make_schedule(training: Training, trial: Trial):
     """transformers' `constant`, `linear` or `cosine` schedule with warm-up."""
+    from transformers import get_scheduler  # imports bitsandbytes, so not before `quiet_libraries`
+
     name = "constant_with_warmup" if trial.schedule == "constant" else trial.schedule
     return get_scheduler(name, training.optimizer, num_warmup_steps=trial.warmup, num_training_steps=trial.steps)
 
