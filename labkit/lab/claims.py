@@ -27,7 +27,7 @@ class Claims:
     def close(self, sentence: str, found: float, expected: float, tolerance: float) -> None:
         """`found` lies within `tolerance`, a fraction of `expected`."""
         holds = abs(found - expected) <= tolerance * abs(expected)
-        self.rows.append((sentence, f"{_written(expected)} within {tolerance:.2%}", _written(found), holds))
+        self.rows.append((sentence, f"{_written(expected)} within {100 * tolerance:g} %", _written(found), holds))
 
     def verify(self) -> None:
         """Show every claim; ClaimFailed names those that do not hold."""
