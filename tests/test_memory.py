@@ -9,7 +9,7 @@ import torch
 from tiny import SHAPE, UNTIED
 from torch.profiler import profile
 
-from labkit import isolate
+from labkit import isolate, machine
 from labkit.case import Case
 from labkit.errors import RequestError
 from labkit.memory import cuda as cuda_module
@@ -305,3 +305,13 @@ def test_the_cuda_meter_makes_a_whole_record_of_what_the_counters_say(monkeypatc
     assert fields["peak_allocated_bytes"] == 10_000 == sum(fields["breakdown"].values())
     assert fields["breakdown"]["workspaces"] == 7 and fields["managed_bytes"] == 0
     assert set(fields["phases"]) == {"load", "forward", "backward", "optimizer"}
+
+
+def test_a_busy_gpu_is_said_before(monkeypatch, capsys, tmp_path):
+    others = machine.GpuFacts("A card", 2**34, 2**33, "1.0", 300 * 2**20)
+    monkeypatch.setattr(machine, "gpu", lambda: others)
+    monkeypatch.setattr(measure_module.isolate, "run", lambda *_, **__: {"outcome": "oom", "peak_allocated_bytes": 5})
+    monkeypatch.setattr(machine.tempfile, "gettempdir", lambda: str(tmp_path))
+    record = measure(case_of("full"), "cuda")
+    assert "GPU busy: 300 MiB by other processes" in capsys.readouterr().err
+    assert (record.outcome, record.peak_allocated_bytes) == ("oom", 5)

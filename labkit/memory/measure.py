@@ -9,7 +9,8 @@ import resource
 import statistics
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 import torch
@@ -20,6 +21,7 @@ from labkit.memory.cuda import CudaPhases, managed_bytes, workspace_bytes
 from labkit.memory.ledger import PHASES, Ledger, label_model, watch
 from labkit.record import Record, new_record
 from labkit.train.step import Training, prepare, random_batches, train_step
+from labkit.units import format_bytes
 
 CHILD_MODULES = ("labkit.memory.measure", "peft", "bitsandbytes")
 CHILD_ENVIRONMENT = {"HF_DEACTIVATE_ASYNC_LOAD": "1"}  # transformers' threaded load makes the allocator's slack random
@@ -130,6 +132,16 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+@contextmanager
+def _alone_on_the_gpu() -> Iterator[None]:
+    """One measurement of ours at a time; memory that others hold is said before, because it moves device figures."""
+    with machine.gpu_lock():
+        others_bytes = (facts := machine.gpu()) and facts.used_by_others_bytes
+        if others_bytes:
+            print(f"GPU busy: {format_bytes(others_bytes)} by other processes.", file=sys.stderr)
+        yield
+
+
 def measuring_spares(count: int = 1) -> isolate.Spares:
     """Fresh processes that have already imported what a measurement needs; a context manager."""
     return isolate.Spares(CHILD_MODULES, count, CHILD_ENVIRONMENT)
@@ -144,7 +156,7 @@ def measure(case: Case, device: str | None = None, spares=None, timeout_seconds:
     filled = case.on(torch.device(device).type)
     call = spares.call if spares is not None else partial(isolate.run, environment=CHILD_ENVIRONMENT)
     try:
-        with machine.gpu_lock() if device.startswith("cuda") else nullcontext():
+        with _alone_on_the_gpu() if device.startswith("cuda") else nullcontext():
             fields = call(measure_here, case.to_dict(), device, timeout_seconds=timeout_seconds)
     except isolate.ChildFailed as error:
         fields = {"outcome": "failed", "source": str(error)}
