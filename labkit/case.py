@@ -40,6 +40,7 @@ class Rule:
     minimum: float | None = None
     above: float | None = None
     below: float | None = None
+    maximum: float | None = None
     optional: bool = False
 
     def describe(self) -> str:
@@ -50,7 +51,12 @@ class Rule:
             words = "true or false"
         else:
             words = "a whole number" if self.kind is int else "text" if self.kind is str else "a number"
-            bounds = (("of at least", self.minimum), ("above", self.above), ("below", self.below))
+            bounds = (
+                ("of at least", self.minimum),
+                ("above", self.above),
+                ("below", self.below),
+                ("up to", self.maximum),
+            )
             words += "".join(f" {name} {value:g}" for name, value in bounds if value is not None)
         return words + (" or null" if self.optional else "")
 
@@ -64,15 +70,17 @@ class Rule:
         if isinstance(value, str):
             return bool(value.strip())
         in_bounds = (self.minimum is None or value >= self.minimum) and (self.above is None or value > self.above)
-        return in_bounds and (self.below is None or value < self.below) and value not in (float("inf"), float("-inf"))
+        in_bounds = in_bounds and (self.maximum is None or value <= self.maximum)
+        return in_bounds and (self.below is None or value < self.below)
 
 
 NUMBER = (int, float)
 COUNT = Rule(int, minimum=1)
+LARGEST = 1e9  # no sensible alpha, norm or rate comes near it
 FIELD_RULES: dict[str, Rule] = {
     "method": Rule(str, METHODS),
     "rank": COUNT,
-    "alpha": Rule(NUMBER, above=0),
+    "alpha": Rule(NUMBER, above=0, below=LARGEST),
     "dropout": Rule(NUMBER, minimum=0, below=1),
     "scaling": Rule(str, SCALINGS),
     "bottleneck_size": COUNT,
@@ -88,14 +96,14 @@ FIELD_RULES: dict[str, Rule] = {
     "batch_size": COUNT,
     "sequence_length": COUNT,
     "accumulation": COUNT,
-    "clip_norm": Rule(NUMBER, above=0, optional=True),
+    "clip_norm": Rule(NUMBER, above=0, below=LARGEST, optional=True),
     "checkpointing": Rule(str, CHECKPOINTING),
     "attention": Rule(str, ATTENTION, optional=True),
-    "seed": Rule(int, minimum=0),
+    "seed": Rule(int, minimum=0, maximum=2**63 - 1),  # what torch.manual_seed takes
     "world_size": COUNT,
     "task": Rule(str),
     "steps": COUNT,
-    "learning_rate": Rule(NUMBER, above=0),
+    "learning_rate": Rule(NUMBER, above=0, below=LARGEST),
     "schedule": Rule(str, SCHEDULES),
     "warmup": Rule(int, minimum=0),
 }
@@ -211,7 +219,7 @@ class Case:
         """Parse one JSON object; RequestError if it is not JSON."""
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"The {cls.__name__} is not valid JSON: {error}.") from None
         return cls.from_dict(values)
 

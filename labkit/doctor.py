@@ -130,7 +130,7 @@ def _torch(libraries: dict) -> Check:
 def _gpu(libraries: dict) -> Check:
     facts = machine.gpu()
     if facts is None:
-        return Check("GPU", "ok", "none: labs measure CPU tensors, predict GPUs and show recorded GPU runs")
+        return Check("GPU", "ok", "none: labs measure CPU tensors and say so")
     fact = f"{facts.name} ({machine.device_name()}): {format_bytes(facts.free_bytes)} of "
     fact += f"{format_bytes(facts.total_bytes)} free"
     if facts.driver:
@@ -153,7 +153,7 @@ def _managed_memory() -> Check | None:
     if concurrent:
         return Check("managed memory", "ok", "pages on demand (concurrentManagedAccess)")
     fact = "cannot be asked" if concurrent is None else "does not page on demand: no concurrentManagedAccess"
-    return Check("managed memory", "warn", fact, "The paging lab shows recorded runs; native Linux supports it.")
+    return Check("managed memory", "warn", fact, "Paged optimizers cannot spill here; native Linux supports it.")
 
 
 def _bitsandbytes(libraries: dict) -> Check:

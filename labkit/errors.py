@@ -27,7 +27,3 @@ class ModelNotAvailable(RequestError):
 
 class LabFailed(LabkitError):
     """A lab stopped: a cell raised, was left unrun, ran out of time, or its kernel died."""
-
-
-class Refused(LabkitError):
-    """A limit of this machine makes the request unsafe or meaningless here."""

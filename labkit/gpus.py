@@ -37,11 +37,6 @@ class Gpu:
     context_bytes: int | None = None
     context_source: str | None = None
 
-    @property
-    def supports_bf16(self) -> bool:
-        """Tensor cores multiply bf16 from Ampere (8.0) on."""
-        return self.compute_capability >= (8, 0)
-
 
 GPUS = (
     Gpu(

@@ -85,11 +85,16 @@ def versions() -> dict[str, str | None]:
     return found
 
 
-def host_rss_bytes() -> int:
-    """Host memory this process has resident."""
-    import psutil
+def peak_rss_bytes() -> int:
+    """The most host memory this process has had resident."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
 
-    return psutil.Process().memory_info().rss
+        return psutil.Process().memory_info().peak_wset
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB
 
 
 def device_name() -> str:

@@ -5,16 +5,6 @@ MIB = 2**20
 GIB = 2**30
 
 
-def to_mib(count_bytes: int) -> float:
-    """Bytes -> MiB (2^20)."""
-    return count_bytes / MIB
-
-
-def to_gib(count_bytes: int) -> float:
-    """Bytes -> GiB (2^30)."""
-    return count_bytes / GIB
-
-
 def format_bytes(count_bytes: int | None) -> str:
     """`1536 -> '1.5 KiB'`, three significant digits; unknown (None) is '-'."""
     if count_bytes is None:
@@ -38,11 +28,3 @@ def format_seconds(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s"
-
-
-def format_count(count: int) -> str:
-    """`2885888 -> '2.89 M'`."""
-    for scale, letter in ((10**9, " B"), (10**6, " M"), (10**3, " k")):
-        if count >= scale:
-            return f"{count / scale:.3g}{letter}"
-    return str(count)

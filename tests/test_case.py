@@ -87,6 +87,8 @@ def test_a_model_object_is_copied():
         ({"alpha": float("nan")}, ["alpha"]),
         ({"alpha": float("inf")}, ["alpha"]),
         ({"alpha": 0}, ["alpha=0", "above 0"]),
+        ({"alpha": 10**400}, ["alpha", "below"]),
+        ({"seed": 10**23}, ["seed", "up to"]),
         ({"dropout": 1.0}, ["dropout=1.0", "below 1"]),
         ({"method": "lorra"}, ["'lorra'", "qlora"]),
         ({"block_size": 48}, ["block_size=48", "64"]),
@@ -114,6 +116,8 @@ def test_missing_keys_and_broken_json_are_named():
         Case.from_json("{")
     with pytest.raises(RequestError, match="JSON object"):
         Case.from_json("[1]")
+    with pytest.raises(RequestError, match="not valid JSON"):
+        Case.from_json("[" * 200_000)
 
 
 def test_a_trial_is_a_case_and_more():

@@ -104,10 +104,17 @@ def test_run_says_what_came_of_each_lab_and_where_it_is(clone, tmp_path):
     assert set(json.loads((tmp_path / "out" / "results.json").read_text())["labs"]) == {"00_good", "01_bad"}
 
 
+def interruptible() -> None:
+    """A shell starts background jobs with interrupts ignored, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_an_interrupt_ends_every_kernel_and_keeps_what_was_finished(clone, tmp_path):
     command = [sys.executable, "-P", "-m", "labkit", "run", "0", "2", "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, env=environment(clone), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, env=environment(clone), stderr=subprocess.PIPE, text=True, preexec_fn=interruptible
+    )
     pid_file, end = clone / "labs" / "pid", time.monotonic() + 90
     try:
         while not (pid_file.exists() and pid_file.read_text()) and time.monotonic() < end:

@@ -34,11 +34,10 @@ def test_versions_name_every_package_and_none_for_the_absent():
     assert found["python"] == sys.version.split()[0]
 
 
-def test_resident_memory_grows_with_what_is_held():
-    before_bytes = machine.host_rss_bytes()
+def test_peak_resident_memory_is_at_least_what_is_resident():
     held = bytearray(os.urandom(1 << 20) * 64)
-    assert machine.host_rss_bytes() - before_bytes > 48 * MIB
-    del held
+    resident_bytes = psutil.Process().memory_info().rss
+    assert machine.peak_rss_bytes() >= resident_bytes > len(held)
 
 
 def test_a_wheel_without_the_clone_says_so_in_one_sentence(monkeypatch, tmp_path):
@@ -167,7 +166,7 @@ def test_the_table_holds_the_cards_of_the_contract():
     for gpu in gpus.GPUS:
         assert gpus.find(gpu.name) is gpu and gpus.find(gpu.name.upper()) is gpu
         assert gpu.memory_source and gpu.datasheet
-        assert gpu.supports_bf16 or gpu.bf16_flops_per_second is None
+        assert gpu.compute_capability >= (8, 0) or gpu.bf16_flops_per_second is None
         assert (gpu.context_bytes is None) == (gpu.context_source is None)
 
 

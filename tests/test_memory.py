@@ -15,8 +15,9 @@ from labkit.errors import RequestError
 from labkit.memory import cuda as cuda_module
 from labkit.memory import measure as measure_module
 from labkit.memory.estimate import breakdown_and_phases, estimate, largest_architecture
-from labkit.memory.ledger import Ledger
+from labkit.memory.ledger import Ledger, label_model
 from labkit.memory.measure import measure, measure_here
+from labkit.memory.shape import shape_of
 from labkit.train.step import prepare, random_batches, train_step
 
 STATIC = ("weights", "packed_weights", "quantisation_statistics", "upcast_weights", "adapters", "optimizer_states")
@@ -30,7 +31,11 @@ VARIANTS = {
     "long": {"sequence_length": 256, "batch_size": 1},
     "accumulation": {"accumulation": 2},
     "8-bit states": {"optimizer": "adamw-8bit"},
+    "one short row": {"batch_size": 1, "sequence_length": 8},
 }
+
+
+WIDE = SHAPE | {"vocab_size": 4096}  # where a tied embedding's gradients weigh most
 
 
 def case_of(method: str, model: dict = SHAPE, **changes) -> Case:
@@ -69,17 +74,19 @@ def test_the_ledger_sees_what_the_profiler_sees(method, changes):
 
 @pytest.mark.parametrize("method", ["full", "lora", "qlora"])
 @pytest.mark.parametrize("variant", VARIANTS)
-@pytest.mark.parametrize("model", [SHAPE, UNTIED], ids=["tied", "untied"])
+@pytest.mark.parametrize("model", [SHAPE, UNTIED, WIDE], ids=["tied", "untied", "large vocabulary"])
 def test_the_formulas_give_the_measured_step(method, variant, model):
     case = case_of(method, model, **VARIANTS[variant])
     measured = measure_here(case.to_dict(), "cpu")
     breakdown, phases = breakdown_and_phases(case)
-    assert sum(breakdown.values()) == pytest.approx(measured["peak_allocated_bytes"], rel=0.01)
+    # With hardly any tokens, one weight unpacked for its product counts; the formulas leave it out.
+    bound = 0.04 if variant == "one short row" and method == "qlora" else 0.01
+    assert sum(breakdown.values()) == pytest.approx(measured["peak_allocated_bytes"], rel=bound)
     for kind in STATIC[:5]:
         buffers = 1300 if kind == "weights" else 0  # rotary frequencies, small tensors that libraries cache
         assert abs(breakdown.get(kind, 0) - measured["breakdown"].get(kind, 0)) <= buffers, kind
     for phase in ("forward", "backward", "optimizer"):
-        assert phases[phase] == pytest.approx(measured["phases"][phase], rel=0.02), phase
+        assert phases[phase] == pytest.approx(measured["phases"][phase], rel=max(bound, 0.02)), phase
 
 
 @pytest.mark.parametrize(
@@ -172,7 +179,8 @@ def die(*_):
 def test_a_child_that_dies_is_a_failed_record(monkeypatch):
     monkeypatch.setattr(measure_module, "measure_here", die)
     record = measure(case_of("lora"), "cpu")
-    assert record.outcome == "failed" and "SIGKILL" in record.source and record.peak_allocated_bytes is None
+    assert record.outcome == "failed" and record.scores["kind"] == "died" and record.peak_allocated_bytes is None
+    assert "SIGKILL" in record.scores["error"] and "/" not in record.source
 
 
 def test_an_impossible_request_is_refused_not_recorded():
@@ -191,8 +199,48 @@ def test_out_of_memory_is_a_row(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(measure_module, "_measure_cpu", no_room)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 123)
-    assert measure_here(case_of("full").to_dict(), "cpu") == {"outcome": "oom", "peak_allocated_bytes": 123}
+    assert measure_here(case_of("full").to_dict(), "cpu") == {
+        "outcome": "oom",
+        "scores": {"error": "CUDA out of memory."},
+    }
+
+
+def test_a_cpu_out_of_memory_is_a_row():
+    found = measure_here(case_of("lora", batch_size=10**9).to_dict(), "cpu")
+    assert found["outcome"] == "oom" and "allocate" in found["scores"]["error"]
+
+
+def test_a_split_above_the_counter_is_lowered_not_negative(monkeypatch):
+    FakeCuda(monkeypatch)
+    monkeypatch.setattr(measure_module, "CUDA_GRANULE_BYTES", 1)
+    monkeypatch.setattr(measure_module, "Ledger", lambda kind, granule_bytes: Ledger("cpu", granule_bytes))
+    training = prepare(case_of("lora"), "cpu")
+    batches = random_batches(training.case, "cpu", 320)
+    train_step(training, batches)
+    whole = sum(measure_module._cuda_breakdown(training, batches, 10**9).values())
+    split = measure_module._cuda_breakdown(training, batches, 4_000_000)
+    assert whole == 10**9 and sum(split.values()) == 4_000_000 and min(split.values()) >= 0
+
+
+def test_a_split_that_fails_leaves_the_counters(monkeypatch):
+    FakeCuda(monkeypatch).allocate(10)
+
+    def broken(*_):
+        raise ValueError("no split\nmore")
+
+    monkeypatch.setattr(measure_module, "_cuda_breakdown", broken)
+    fields = measure_module._measure_cuda(case_of("lora"), "cpu", 2)
+    assert fields["scores"] == {"breakdown_error": "no split"} and "breakdown" not in fields
+
+
+def test_int8_is_labelled_after_a_step_too():
+    training = prepare(case_of("qlora", quant_type="int8"), "cpu")
+    train_step(training, random_batches(training.case, "cpu", 320))
+    with Ledger("cpu") as ledger:
+        label_model(ledger, training.model, upcast=False)
+    outputs = sum(x.features_out for x in shape_of(SHAPE).linears) * SHAPE["num_hidden_layers"]
+    assert ledger.by_kind["quantisation_statistics"] == 4 * outputs
+    assert ledger.by_kind["packed_weights"] == shape_of(SHAPE).linear_elements
 
 
 def test_estimate_is_a_record_without_torch():
@@ -217,8 +265,12 @@ def test_estimate_knows_the_papers_figures():
     ("changes", "words"),
     [
         ({"autocast": "bf16"}, "autocast"),
+        ({"dropout": 0.1}, "dropout=0.1"),
+        ({"world_size": 2}, "world_size=2"),
+        ({"targets": ["model.layers.0.self_attn.q_proj"]}, "targets"),
         ({"method": "prefix"}, "prefix"),
         ({"model": SHAPE | {"model_type": "gpt2"}}, "gpt2"),
+        ({"model": {key: SHAPE[key] for key in SHAPE if key != "num_attention_heads"}}, "num_attention_heads"),
     ],
 )
 def test_what_the_formulas_do_not_cover_is_refused(changes, words):
@@ -258,7 +310,7 @@ class FakeCuda:
         }.items():
             monkeypatch.setattr(torch.cuda, name, value)
         monkeypatch.setattr(torch._C, "_cuda_clearCublasWorkspaces", self.clear_workspaces, raising=False)
-        monkeypatch.setattr(cuda_module, "nvml_used_bytes", lambda: self.used)
+        monkeypatch.setattr(machine, "gpu", lambda: machine.GpuFacts("A card", 9000, 9000 - self.used, None, None))
 
     def reset(self):
         self.peak = self.allocated
@@ -274,7 +326,7 @@ class FakeCuda:
 
 def test_cuda_peaks_belong_to_the_phase_they_fell_in(monkeypatch):
     fake = FakeCuda(monkeypatch)
-    counters = cuda_module.CudaPhases()
+    counters = cuda_module.CudaPhases(free_before_bytes=8000)
     counters("load")
     fake.allocate(100)
     counters("forward")
@@ -301,9 +353,11 @@ def test_the_cuda_meter_makes_a_whole_record_of_what_the_counters_say(monkeypatc
     monkeypatch.setattr(measure_module, "CUDA_GRANULE_BYTES", 1)
     monkeypatch.setattr(fake, "reset", lambda: None)
     fake.allocate(10_000)
+    monkeypatch.setattr(machine, "gpu", lambda: None)
     fields = measure_module._measure_cuda(case_of("lora"), "cpu", 2)
     assert fields["peak_allocated_bytes"] == 10_000 == sum(fields["breakdown"].values())
     assert fields["breakdown"]["workspaces"] == 7 and fields["managed_bytes"] == 0
+    assert fields["device_used_bytes"] is None
     assert set(fields["phases"]) == {"load", "forward", "backward", "optimizer"}
 
 
@@ -315,3 +369,20 @@ def test_a_busy_gpu_is_said_before(monkeypatch, capsys, tmp_path):
     record = measure(case_of("full"), "cuda")
     assert "GPU busy: 300 MiB by other processes" in capsys.readouterr().err
     assert (record.outcome, record.peak_allocated_bytes) == ("oom", 5)
+
+
+def test_paged_states_are_managed_memory_on_a_gpu_only():
+    """Only tensors of 100,000 elements page: at rank 16 the 11,008 wide ones of the MLP, not the 4,096 wide ones."""
+    case = Case(model="llama-2-7b", method="lora", optimizer="paged-adamw-32bit", rank=16)
+    wide = 16 * 11008
+    paged = estimate(case, "cuda")
+    assert wide >= 100_000 and paged.managed_bytes == 32 * 3 * 8 * wide
+    assert (
+        paged.breakdown["optimizer_states"] + paged.managed_bytes == estimate(case, "cpu").breakdown["optimizer_states"]
+    )
+    assert estimate(case, "cpu").managed_bytes == 0
+
+
+def test_more_gpus_than_one_are_refused():
+    with pytest.raises(RequestError, match="world_size=2"):
+        measure_here(case_of("lora", world_size=2).to_dict(), "cpu")

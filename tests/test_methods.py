@@ -171,3 +171,31 @@ def test_the_guard_stands_in_the_constructor():
     layer = torch.nn.Linear(64, 64, bias=True)
     made = quantised.linear_4bit(layer, Case(model=SHAPE, method="qlora").on("cpu"), torch.float32)
     assert made.support_avx512bf16_for_cpu is False and made.bias is layer.bias and not made.weight.requires_grad
+
+
+@pytest.mark.parametrize("quant_type", ["nf4", "int8"])
+def test_quantising_holds_one_layer_twice_not_all(monkeypatch, quant_type):
+    import gc
+    import weakref
+
+    alive, most = weakref.WeakSet(), []
+    name = "linear_8bit" if quant_type == "int8" else "linear_4bit"
+    made = getattr(quantised, name)
+
+    def counted(layer, *rest):
+        alive.add(layer)
+        gc.collect()
+        most.append(len(alive))
+        return made(layer, *rest)
+
+    monkeypatch.setattr(quantised, name, counted)
+    make("qlora", quant_type=quant_type)
+    assert len(most) == 7 * SHAPE["num_hidden_layers"] and max(most) <= 2
+
+
+def test_layers_that_bitsandbytes_does_not_know_are_refused():
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=64))
+    with pytest.raises(RequestError, match="Conv1D"):
+        quantised.quantise(model, Case(model=SHAPE, method="qlora").on("cpu"), torch.float32)

@@ -103,3 +103,63 @@ def test_an_unknown_model_type_is_refused():
     keys = SHAPE | {"model_type": "nosuch"}
     with pytest.raises(RequestError, match="cannot be configured"):
         build_base(Case(model=keys, method="full").on("cpu"), "cpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"num_attention_heads": 5}, "attention heads"),
+        ({"num_key_value_heads": 3}, "divide"),
+        ({"tie_word_embeddings": "yes"}, "cannot be configured"),
+        ({"hidden_act": "nope"}, "cannot be built"),
+    ],
+)
+def test_an_impossible_shape_is_refused_in_one_line(changes, words):
+    with pytest.raises(RequestError, match=words) as caught:
+        build_base(Case(model=SHAPE | changes, method="full").on("cpu"), "cpu")
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+def test_a_broken_folder_is_refused(tmp_path):
+    llama().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ModelNotAvailable, match="cannot be loaded"):
+        build_base(Case(model=str(tmp_path), method="full").on("cpu"), "cpu")
+    with pytest.raises(ModelNotAvailable, match="tokenizer"):
+        tokenizer_of(Case(model=str(tmp_path), method="full"))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ModelNotAvailable, match="not valid JSON"):
+        check_available(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["~nobody-of-that-name/x", "x" * 5000])
+def test_a_name_that_is_no_path_is_refused(name):
+    with pytest.raises(ModelNotAvailable, match="tiny"):
+        check_available(name)
+
+
+def test_a_pinned_kernel_never_stands_in_for_another():
+    """A sliding window shorter than the sequence needs a mask, which the pinned kernels do not take."""
+    keys = SHAPE | {"model_type": "mistral", "sliding_window": 8}
+    tokens = torch.arange(32).reshape(1, 32)
+    for length, refused in ((6, False), (32, True)):
+        model = build_base(Case(model=keys, method="full", attention="flash").on("cpu"), "cpu")
+        if refused:
+            with pytest.raises(RequestError, match="eager"):
+                model(input_ids=tokens[:, :length])
+        else:
+            model(input_ids=tokens[:, :length])
+
+
+@pytest.mark.parametrize(
+    ("backend", "fp32", "refused"), [("flash", True, True), ("flash", False, False), ("math", True, False)]
+)
+def test_gpu_kernels_that_take_16_bits_refuse_fp32(backend, fp32, refused):
+    from labkit.models.attention import implementation
+
+    if refused:
+        with pytest.raises(RequestError, match="16-bit"):
+            implementation(backend, "cuda", fp32)
+    else:
+        assert implementation(backend, "cuda", fp32)

@@ -172,3 +172,11 @@ def test_training_the_embedded_model_lowers_its_loss_and_repeats(method):
     first, second = (train(trial, "cpu", score_examples=8) for _ in range(2))
     assert first.losses == second.losses and len(first.losses) == 6
     assert first.after.loss < first.before.loss and first.after == second.after
+
+
+def test_a_short_validation_split_is_scored_whole(tmp_path):
+    for split, count in (("train", 8), ("validation", 3)):
+        lines = [f'{{"instruction": "add {i} and 1", "expression": "{i} + 1"}}\n' for i in range(count)]
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+    trial = Trial(model="tiny", method="lora", task=str(tmp_path), steps=1, batch_size=2)
+    assert train(trial, "cpu", score_examples=50).after.examples == 3

@@ -9,7 +9,9 @@ from labkit.errors import RequestError
 
 
 def add(subparsers) -> None:
-    parser = subparsers.add_parser("measure", help="measure a case's memory and speed in a fresh process")
+    parser = subparsers.add_parser(
+        "measure", help="measure a case's memory and speed in a fresh process", allow_abbrev=False
+    )
     parser.add_argument("--case", metavar="FILE", required=True, help="a case as JSON; - reads standard input")
     parser.add_argument("--out", metavar="FILE", type=Path, help="append the record to this .jsonl file")
     parser.add_argument("--json", action="store_true", help="print the record as one JSON object")
@@ -23,8 +25,9 @@ def read_case(where: str):
         return Case.from_json(sys.stdin.read())
     try:
         return Case.from_json(Path(where).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"The case file {where!r} cannot be read: {error.strerror}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise RequestError(f"The case file {where!r} cannot be read: {reason}.") from None
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,14 +36,16 @@ def run(options: argparse.Namespace) -> int:
     from labkit.models import check_available
 
     check_available(case.model)
-    print(f"Measuring {case.method} on {case.model}: importing torch, then three steps ...", file=sys.stderr)
+    if options.out and not options.out.parent.is_dir():
+        raise RequestError(f"--out {options.out} cannot be written: there is no folder {options.out.parent}.")
+    print(f"Measuring {case.method} on {case.model}: importing torch, then a few steps ...", file=sys.stderr)
     from labkit.memory.measure import measure
     from labkit.record import append
 
     record = measure(case)
+    print(json.dumps(record.to_dict()) if options.json else describe(record))
     if options.out:
         append(options.out, [record])
-    print(json.dumps(record.to_dict()) if options.json else describe(record))
     return 0 if record.outcome == "ok" else 1
 
 
@@ -49,8 +54,8 @@ def describe(record) -> str:
     from labkit.units import format_bytes, format_seconds
 
     lines = [f"{record.outcome}: {record.case.method} on {record.case.model}, {record.meter} on {record.device}"]
-    if record.outcome == "failed":
-        return f"{lines[0]}\n{record.source}"
+    if record.outcome != "ok":
+        return f"{lines[0]}\n  {record.scores.get('error', '')}"
     counters = ("peak_allocated", "peak_reserved", "device_used", "managed", "host_rss", "after_load")
     lines += [
         f"  {name.replace('_', ' '):<16}{format_bytes(getattr(record, f'{name}_bytes')):>12}" for name in counters

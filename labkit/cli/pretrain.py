@@ -11,7 +11,9 @@ FROZEN = "tasks/held_out_code.txt"
 
 
 def add(subparsers) -> None:
-    parser = subparsers.add_parser("pretrain", help="pre-train the embedded model on the standard library's source")
+    parser = subparsers.add_parser(
+        "pretrain", help="pre-train the embedded model on the standard library's source", allow_abbrev=False
+    )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="folder to write")
     parser.add_argument("--steps", type=int, default=5500)
     parser.add_argument("--batch-size", type=int, default=16)
@@ -27,12 +29,14 @@ def add(subparsers) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    for name in ("steps", "batch_size", "sequence_length", "threads"):
+    for name, least in {"steps": 1, "batch_size": 1, "sequence_length": 2, "threads": 1}.items():
         value = getattr(options, name)
-        if value is not None and value < 1:
-            raise RequestError(f"--{name.replace('_', '-')} {value} is not possible: it must be at least 1.")
-    if options.learning_rate <= 0:
-        raise RequestError(f"--learning-rate {options.learning_rate} is not possible: it must be above 0.")
+        if value is not None and value < least:
+            raise RequestError(f"--{name.replace('_', '-')} {value} is not possible: it must be at least {least}.")
+    if options.out.exists() and not options.out.is_dir():
+        raise RequestError(f"--out {options.out} is a file; give a folder to write the model into.")
+    if not 0 < options.learning_rate < 10:
+        raise RequestError(f"--learning-rate {options.learning_rate} is not possible: it must lie between 0 and 10.")
     if options.corpus and not any(options.corpus.rglob("*.py")):
         raise RequestError(f"--corpus {options.corpus} holds no .py file to train on.")
     facts = _score(options) if options.score else _pretrain(options)
@@ -56,6 +60,9 @@ def _pretrain(options: argparse.Namespace) -> dict:
     if options.threads:
         torch.set_num_threads(options.threads)
     corpus = standard_library(options.corpus)
+    if not (corpus.train and corpus.held_out):
+        raise RequestError(f"--corpus {options.corpus} is too small: some files must be left to score the model on.")
+    options.out.mkdir(parents=True, exist_ok=True)
     print(f"Corpus: {len(corpus.train)} files to train, {len(corpus.held_out)} held out.", file=sys.stderr)
     settings = Pretraining(
         steps=options.steps,

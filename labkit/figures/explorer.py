@@ -1,6 +1,5 @@
 """The explorer of lab 03: memory of the three methods beside what alpha does to a trained adapter."""
 
-import bisect
 from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
@@ -65,7 +64,7 @@ def _add_curve(grid: go.Figure, method: str, curve, alpha: float | None) -> None
             col=2,
         )
         if alpha:
-            nearest = min(bisect.bisect_left(curve.alphas, alpha), len(curve.alphas) - 1)
+            nearest = min(range(len(curve.alphas)), key=lambda i: abs(curve.alphas[i] - alpha))
             grid.add_trace(
                 go.Scatter(
                     x=[curve.alphas[nearest]],

@@ -5,10 +5,8 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from labkit.figures.template import KIND_STYLES, METHOD_COLOURS, METHOD_TITLES, new_figure, source_of
-from labkit.record import Record
+from labkit.record import PHASES, Record
 from labkit.units import MIB, format_bytes
-
-PHASES = ("load", "forward", "backward", "optimizer")
 
 
 def sources_of(records: Sequence[Record]) -> str:

@@ -16,8 +16,9 @@ def setup(preset: str, **parameters) -> None:
     if preset not in PRESETS:
         raise RequestError(f"preset={preset!r} is not possible: preset must be one of {', '.join(PRESETS)}.")
     for name, value in parameters.items():
-        if name in FIELD_NAMES:
-            check_field(name, value)
+        rule = "learning_rate" if name.startswith("learning_rate") else name
+        if rule in FIELD_NAMES:
+            check_field(rule, value)
     if "model" in parameters:
         from labkit.models import check_available
 

@@ -4,19 +4,20 @@ import gc
 
 import torch
 
-from labkit.memory.ledger import PHASES
+from labkit import machine
+from labkit.record import PHASES
 
 
 class CudaPhases:
     """Call with a phase's name to begin it; `peaks` then holds the peak allocated bytes of every phase.
 
-    `start` must run before anything touches CUDA in this process, so that the context counts as this process's.
+    `free_before_bytes`: free memory of the device before this process had a context there, so that the context counts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, free_before_bytes: int | None) -> None:
         self.peaks = dict.fromkeys(PHASES, 0)
         self.peak_reserved_bytes = 0
-        self.used_before_bytes = nvml_used_bytes()
+        self.free_before_bytes = free_before_bytes
         self.phase: str | None = None
 
     def __call__(self, phase: str) -> None:
@@ -35,21 +36,9 @@ class CudaPhases:
         self.peak_reserved_bytes = 0
 
     def device_used_bytes(self) -> int | None:
-        """Bytes given out since this object was made: reserved, context, kernels, resident managed pages."""
-        now = nvml_used_bytes()
-        return None if now is None or self.used_before_bytes is None else now - self.used_before_bytes
-
-
-def nvml_used_bytes() -> int | None:
-    """Bytes in use on the current device by everybody, without making a context; None without NVML."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(0)
-        return pynvml.nvmlDeviceGetMemoryInfo(handle).used
-    except pynvml.NVMLError:
-        return None
+        """Bytes given out since `free_before_bytes`: reserved, context, kernels, resident managed pages."""
+        facts = machine.gpu()
+        return self.free_before_bytes - facts.free_bytes if facts and self.free_before_bytes is not None else None
 
 
 def managed_bytes() -> int:

@@ -22,7 +22,7 @@ from labkit.memory.activations import (
 )
 from labkit.memory.shape import Linear, Shape, adapted, shape_of
 from labkit.models.architectures import ARCHITECTURES
-from labkit.optimizers import state_bytes
+from labkit.optimizers import MINIMUM_PAGED_ELEMENTS, PAGED, state_bytes
 
 CODE_TABLE_BYTES = 16 * 4  # bitsandbytes keeps the 16 levels as fp32 in every layer
 NESTED_TABLE_BYTES = 256 * 4 + 4  # and, with double quantisation, 256 levels and one fp32 offset
@@ -103,17 +103,23 @@ def moments(shape: Shape, case: Case) -> dict[str, tuple[str, Counter]]:
         "loss backward": ("backward", held + Counter(logits_and_loss=LOSS_COPIES_BACKWARD_BYTES * logits)),
         "last attention backward": ("backward", held + Counter(activations=block - mlp, temporaries=scores)),
         "checkpointed block backward": ("backward", held + Counter(activations=block)),
-        "end of backward": ("backward", static + Counter(gradients=gradients, activations=block)),
+        "end of backward": (
+            "backward",
+            static + Counter(gradients=gradients, activations=block, temporaries=_tied_gradients(shape, case)),
+        ),
         "optimizer": ("optimizer", static + Counter(gradients=gradients, temporaries=states_copy)),
     }
 
 
+def _tied_gradients(shape: Shape, case: Case) -> int:
+    """A tied embedding gets a gradient as the head and one as the embedding; both live until their sum is made."""
+    tied = case.method == "full" and shape.tied
+    return 2 * shape.vocabulary * shape.hidden * ELEMENT_BYTES[case.precision] if tied else 0
+
+
 def breakdown_and_phases(case: Case) -> tuple[dict[str, int], dict[str, int]]:
     """Bytes by kind at the estimated peak, and the estimated peak of every phase."""
-    if case.method not in ("full", "lora", "qlora"):
-        raise RequestError(f"The closed formulas do not cover method={case.method!r}; they cover full, lora, qlora.")
-    if case.autocast:
-        raise RequestError(f"The closed formulas do not cover autocast={case.autocast!r}; measure the case instead.")
+    refuse_uncovered(case)
     shape = shape_of(case.model)
     found = moments(shape, case).values()
     phases = {
@@ -124,12 +130,38 @@ def breakdown_and_phases(case: Case) -> tuple[dict[str, int], dict[str, int]]:
     return {kind: size for kind, size in peak.items() if size}, phases
 
 
+def refuse_uncovered(case: Case) -> None:
+    """RequestError, in one sentence, for what the formulas would get wrong."""
+    leaves = [linear.name for linear in shape_of(case.model).linears]
+    uncovered = {
+        "method": case.method not in ("full", "lora", "qlora"),
+        "autocast": case.autocast is not None,
+        "dropout": case.dropout > 0 and case.method != "full",
+        "world_size": case.world_size > 1,
+        "targets": not isinstance(case.targets, str) and any(name not in leaves for name in case.targets),
+    }
+    for name in (name for name, holds in uncovered.items() if holds):
+        raise RequestError(
+            f"The closed formulas do not cover {name}={getattr(case, name)!r}; measure the case instead."
+        )
+
+
+def paged_bytes(shape: Shape, case: Case) -> int:
+    """Optimizer states in CUDA managed memory, outside the allocator: those of tensors of at least 100,000 elements."""
+    tensors = [elements for elements in trainable_tensors(shape, case) if elements >= MINIMUM_PAGED_ELEMENTS]
+    return sum(state_bytes(case.optimizer, elements, 4) for elements in tensors) if case.optimizer in PAGED else 0
+
+
 def estimate(case: Case, device_type: str = "cuda"):
     """Estimate `case` on a device type ('cpu' or 'cuda') and return a Record, without torch or a model."""
     from labkit.record import new_record
 
     case = case.on(device_type)
     breakdown, phases = breakdown_and_phases(case)
+    managed_bytes = paged_bytes(shape_of(case.model), case) if device_type == "cuda" else 0
+    if managed_bytes:
+        breakdown["optimizer_states"] -= managed_bytes
+        phases = {phase: size - managed_bytes for phase, size in phases.items()}
     peak = sum(breakdown.values())
     return new_record(
         case,
@@ -137,7 +169,8 @@ def estimate(case: Case, device_type: str = "cuda"):
         "memory",
         outcome="ok",
         peak_allocated_bytes=peak,
-        managed_bytes=0,
+        device=device_type,
+        managed_bytes=managed_bytes,
         phases=phases,
         breakdown=breakdown,
     )

@@ -16,8 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from labkit.methods.counts import is_adapter
-
-PHASES = ("load", "forward", "backward", "optimizer")
+from labkit.record import PHASES
 
 
 @dataclass
@@ -143,6 +142,7 @@ def _when_gradient_is_ready(logits: torch.Tensor, ledger: Ledger) -> None:
 
 def label_model(ledger: Ledger, model: nn.Module, upcast: bool) -> None:
     """Give every storage of the model its kind: weights, packed weights, statistics, upcast weights, adapters."""
+    int8 = {id(module.weight): module for module in model.modules() if hasattr(getattr(module, "state", None), "SCB")}
     for name, parameter in model.named_parameters():
         state = getattr(parameter, "quant_state", None)
         if state is not None:
@@ -150,7 +150,8 @@ def label_model(ledger: Ledger, model: nn.Module, upcast: bool) -> None:
             ledger.relabel(statistics_of(state), "quantisation_statistics")
         elif parameter.dtype == torch.int8:
             ledger.relabel([parameter.data], "packed_weights")
-            ledger.relabel([parameter.SCB], "quantisation_statistics")
+            scales = (parameter.SCB, int8[id(parameter)].state.SCB)  # the first forward moves it to the layer's state
+            ledger.relabel([scale for scale in scales if scale is not None], "quantisation_statistics")
         elif is_adapter(name):
             ledger.relabel([parameter.data], "adapters")
         else:

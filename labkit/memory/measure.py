@@ -5,10 +5,10 @@ ledger. On a CPU torch keeps no such counters, so the ledger's sum over live sto
 """
 
 import math
-import resource
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
@@ -18,8 +18,8 @@ import torch
 from labkit import isolate, machine
 from labkit.case import Case
 from labkit.memory.cuda import CudaPhases, managed_bytes, workspace_bytes
-from labkit.memory.ledger import PHASES, Ledger, label_model, watch
-from labkit.record import Record, new_record
+from labkit.memory.ledger import Ledger, label_model, watch
+from labkit.record import PHASES, Record, new_record
 from labkit.train.step import Training, prepare, random_batches, train_step
 from labkit.units import format_bytes
 
@@ -28,17 +28,23 @@ CHILD_ENVIRONMENT = {"HF_DEACTIVATE_ASYNC_LOAD": "1"}  # transformers' threaded 
 CUDA_GRANULE_BYTES = 512  # torch's CUDA caching allocator rounds every request up to this
 
 
-def measure_here(values: dict, device: str, steps: int = 2) -> dict:
+def measure_here(values: dict, device: str, steps: int = 2, free_before_bytes: int | None = None) -> dict:
     """Measure the Case `values` in this process; returns a Record's fields. Run it in a fresh process.
 
-    `steps` >= 2 steps are measured after one warm-up step, which makes the optimizer's state.
+    `steps` >= 2 steps are measured after one warm-up step, which makes the optimizer's state. `free_before_bytes`: free
+    device memory before this process touched the device. RequestError for a case that one process cannot run.
     """
     case = Case.from_dict(values).on(torch.device(device).type)
-    meter = _measure_cuda if device.startswith("cuda") else _measure_cpu
     try:
-        return {"outcome": "ok", **meter(case, device, steps)}
-    except torch.OutOfMemoryError:
-        return {"outcome": "oom", "peak_allocated_bytes": torch.cuda.max_memory_allocated()}
+        if device.startswith("cuda"):
+            return {"outcome": "ok", **_measure_cuda(case, device, steps, free_before_bytes)}
+        return {"outcome": "ok", **_measure_cpu(case, device, steps)}
+    except torch.OutOfMemoryError as error:
+        return {"outcome": "oom", "scores": {"error": first_line(error)}}
+    except RuntimeError as error:  # the CPU allocator has no error class of its own
+        if "can't allocate memory" not in str(error):
+            raise
+        return {"outcome": "oom", "scores": {"error": first_line(error)}}
 
 
 def _measure_cpu(case: Case, device: str, steps: int) -> dict:
@@ -60,13 +66,13 @@ def _measure_cpu(case: Case, device: str, steps: int) -> dict:
         "after_load_bytes": after_load_bytes,
         "phases": {phase: ledger.peaks[phase].total_bytes for phase in PHASES},
         "breakdown": dict(peak.by_kind),
-        "host_rss_bytes": peak_rss_bytes(),
+        "host_rss_bytes": machine.peak_rss_bytes(),
         **_speed(training, batches, steps),
     }
 
 
-def _measure_cuda(case: Case, device: str, steps: int) -> dict:
-    counters = CudaPhases()
+def _measure_cuda(case: Case, device: str, steps: int, free_before_bytes: int | None = None) -> dict:
+    counters = CudaPhases(free_before_bytes)
     training = prepare(case, device, counters)
     torch.cuda.synchronize()
     after_load_bytes = torch.cuda.memory_allocated()
@@ -84,10 +90,14 @@ def _measure_cuda(case: Case, device: str, steps: int) -> dict:
         "managed_bytes": managed_bytes(),
         "after_load_bytes": after_load_bytes,
         "phases": peaks,
-        "host_rss_bytes": peak_rss_bytes(),
+        "host_rss_bytes": machine.peak_rss_bytes(),
         **_speed(training, batches, steps),
     }
-    return {**fields, "breakdown": _cuda_breakdown(training, batches, fields["peak_allocated_bytes"])}
+    try:
+        fields["breakdown"] = _cuda_breakdown(training, batches, fields["peak_allocated_bytes"])
+    except Exception as error:  # the counters' figures stand without the split
+        fields["scores"] = {"breakdown_error": first_line(error)}
+    return fields
 
 
 def _cuda_breakdown(training: Training, batches: list, peak_bytes: int) -> dict[str, int]:
@@ -99,12 +109,14 @@ def _cuda_breakdown(training: Training, batches: list, peak_bytes: int) -> dict[
         ledger.relabel((tensor for batch in batches for tensor in batch.values()), "activations")
         for _ in range(2):
             train_step(training, batches, ledger)
-    split = dict(ledger.step_peak().by_kind)
-    workspaces = workspace_bytes()
-    hidden = peak_bytes - sum(split.values()) - workspaces
-    split["workspaces"] = workspaces
-    split["temporaries"] = split.get("temporaries", 0) + hidden
-    return split
+    split = ledger.step_peak().by_kind + Counter(workspaces=workspace_bytes())
+    split["temporaries"] += peak_bytes - split.total()  # what operations allocate and free inside themselves
+    split["activations"] += min(0, split["temporaries"])  # a ledger above the counter: activations take the difference
+    return dict(+split)
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def is_upcast(case: Case) -> bool:
@@ -124,12 +136,6 @@ def _speed(training: Training, batches: list, steps: int) -> dict:
     median = statistics.median(seconds)
     tokens = sum(math.prod(batch["input_ids"].shape) for batch in batches)
     return {"seconds": median, "tokens_per_second": tokens / median}
-
-
-def peak_rss_bytes() -> int:
-    """The largest resident set this process has had. Linux counts in KiB, macOS in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 @contextmanager
@@ -157,7 +163,8 @@ def measure(case: Case, device: str | None = None, spares=None, timeout_seconds:
     call = spares.call if spares is not None else partial(isolate.run, environment=CHILD_ENVIRONMENT)
     try:
         with _alone_on_the_gpu() if device.startswith("cuda") else nullcontext():
-            fields = call(measure_here, case.to_dict(), device, timeout_seconds=timeout_seconds)
+            before = facts.free_bytes if device.startswith("cuda") and (facts := machine.gpu()) else None
+            fields = call(measure_here, case.to_dict(), device, 2, before, timeout_seconds=timeout_seconds)
     except isolate.ChildFailed as error:
-        fields = {"outcome": "failed", "source": str(error)}
+        fields = {"outcome": "failed", "scores": {"error": first_line(error), "kind": error.kind}}
     return new_record(filled, "measured", "memory", **fields)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from labkit.errors import RequestError
 from labkit.models.sources import find
 
+REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 QKV_BIAS = {"llama": False, "mistral": False, "qwen2": True}  # model types the formulas cover
 
 
@@ -83,6 +84,8 @@ def shape_of(model: str | Mapping) -> Shape:
     kind = config.get("model_type")
     if kind not in QKV_BIAS:
         raise RequestError(f"The closed formulas do not cover model_type={kind!r}; they cover {', '.join(QKV_BIAS)}.")
+    if missing := [key for key in REQUIRED if key not in config]:
+        raise RequestError(f"The model object lacks {', '.join(missing)}, which the closed formulas need.")
     heads = config["num_attention_heads"]
     return Shape(
         hidden=config["hidden_size"],

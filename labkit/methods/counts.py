@@ -13,11 +13,6 @@ class Counts:
     adapter: int
     trainable: int
 
-    @property
-    def trainable_share(self) -> float:
-        """Trained parameters over all parameters, adapters included."""
-        return self.trainable / (self.base + self.adapter)
-
 
 def is_adapter(name: str) -> bool:
     return "lora_" in name

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from labkit.case import Case
+from labkit.errors import RequestError
 from labkit.methods.targets import linear_layers
 
 INT8_OUTLIER_THRESHOLD = 6.0  # LLM.int8() paper (arXiv:2208.07339), section 3.2
@@ -61,11 +62,17 @@ def linear_8bit(layer: nn.Linear) -> nn.Module:
 
 def quantise(model: nn.Module, case: Case, compute_dtype: torch.dtype) -> nn.Module:
     """Replace every linear layer in the blocks, one at a time, so that only one is held twice."""
-    for name, layer in linear_layers(model).items():
+    layers = linear_layers(model)
+    if unlike := [name for name, layer in layers.items() if not isinstance(layer, nn.Linear)]:
+        raise RequestError(
+            f"bitsandbytes cannot quantise this model's {type(layers[unlike[0]]).__name__} layers "
+            f"({unlike[0]}, ...); use method='lora'."
+        )
+    for name in list(layers):
+        layer = layers.pop(name)
         parent_name, _, leaf = name.rpartition(".")
         made = linear_8bit(layer) if case.quant_type == "int8" else linear_4bit(layer, case, compute_dtype)
         setattr(model.get_submodule(parent_name), leaf, made.train(layer.training))
-        del layer
     # peft reads these flags to choose its own quantised layers
     setattr(model, "is_loaded_in_8bit" if case.quant_type == "int8" else "is_loaded_in_4bit", True)
     return model

@@ -42,8 +42,13 @@ KERNELS = {"math": _math, "efficient": _efficient, "flash": _flash, "cudnn": _cu
 
 
 def _forward(kernel):
-    def forward(module, query, key, value, attention_mask, dropout=0.0, scaling=None, **_):
+    def forward(module, query, key, value, attention_mask, dropout=0.0, scaling=None, softcap=None, **_):
         """query: (batch, heads, queries, head_dim); key, value: (batch, key_value_heads, keys, head_dim)."""
+        if softcap is not None or dropout or (module.training and attention_mask is not None):
+            raise RequestError(
+                "A pinned attention kernel takes no mask, soft cap or dropout in training, as this model "
+                "or sequence length (sliding window) asks for; use attention='eager'."
+            )
         groups = getattr(module, "num_key_value_groups", 1)
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
         causal = query.shape[2] == key.shape[2]
@@ -56,10 +61,18 @@ def _forward(kernel):
     return forward
 
 
-def implementation(backend: str, device_type: str) -> str:
-    """The name to give transformers for a Case's `attention`. RequestError where the device lacks the kernel."""
+def implementation(backend: str, device_type: str, fp32: bool) -> str:
+    """The name to give transformers for a Case's `attention`. RequestError where the device or dtype has no kernel.
+
+    `fp32`: queries, keys and values are fp32, which the flash and cuDNN kernels of a GPU do not take.
+    """
     if device_type == "cpu" and backend not in ON_CPU:
         raise RequestError(f"attention={backend!r} needs a GPU; on this CPU use one of {', '.join(ON_CPU)}.")
+    if device_type == "cuda" and fp32 and backend in ("flash", "cudnn"):
+        raise RequestError(
+            f"attention={backend!r} takes 16-bit inputs only, and here they are fp32; use 'efficient', or "
+            "16-bit precision (for qlora with upcast=false)."
+        )
     return IMPLEMENTATIONS[backend]
 
 

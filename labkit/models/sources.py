@@ -36,9 +36,12 @@ def find(model: str | Mapping) -> Source:
         return _from_folder(require_folder("assets") / "model", model)
     if model in ARCHITECTURES:
         return Source(model, ARCHITECTURES[model])
-    folder = Path(model).expanduser()
-    if folder.is_dir():
-        return _from_folder(folder, model)
+    try:
+        folder = Path(model).expanduser()
+        if folder.is_dir():
+            return _from_folder(folder, model)
+    except (OSError, RuntimeError):  # a name too long for a path, a home that nobody has
+        pass
     return _from_folder(_cached(model), model)
 
 
@@ -50,7 +53,13 @@ def _from_folder(folder: Path, name: str) -> Source:
         )
     if not any(folder.glob("*.safetensors")):
         raise ModelNotAvailable(f"The model folder {name!r} has no .safetensors file; pickled weights are not loaded.")
-    return Source(name, json.loads(config.read_text()), folder)
+    try:
+        keys = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelNotAvailable(f"The config.json of model folder {name!r} is not valid JSON: {error}.") from None
+    if not isinstance(keys, dict):
+        raise ModelNotAvailable(f"The config.json of model folder {name!r} is not a JSON object.")
+    return Source(name, keys, folder)
 
 
 def _cached(name: str) -> Path:
@@ -63,7 +72,7 @@ def _cached(name: str) -> Path:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError):
         raise ModelNotAvailable(
-            f"Model {name!r} is neither a known name, nor a folder, nor in the local Hugging Face cache; "
+            f"Model {name[:100]!r} is neither a known name, nor a folder, nor in the local Hugging Face cache; "
             f"these work offline: {known}."
         ) from None
 

@@ -6,6 +6,8 @@ from labkit.case import Case
 
 MINIMUM_8BIT_ELEMENTS = 4096  # bitsandbytes optim/optimizer.py: smaller tensors keep fp32 states
 BLOCK_8BIT = 256  # bitsandbytes optim/optimizer.py: one fp32 absmax per block and state
+PAGED = ("paged-adamw-32bit", "paged-adamw-8bit")
+MINIMUM_PAGED_ELEMENTS = 100_000  # bitsandbytes optim/optimizer.py: smaller tensors' states are never paged
 STATES = {"sgd": 0, "lion-8bit": 1}  # state tensors per parameter; Adam keeps two
 
 

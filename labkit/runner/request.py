@@ -9,9 +9,8 @@ from typing import Any
 
 from labkit.case import FIELD_NAMES, check_field
 from labkit.errors import LabFailed, RequestError
+from labkit.lab.setup import PRESETS
 from labkit.runner.catalog import read_parameters
-
-PRESETS = ("smoke", "quick", "full")
 
 
 @dataclass(frozen=True)
@@ -84,8 +83,9 @@ def _checked(name: str, value: Any, known: Mapping[Path, Mapping[str, Any]]) -> 
     owners = {lab: defaults[name] for lab, defaults in known.items() if name in defaults}
     if not owners:
         _refuse_unknown(name, known)
-    if name in FIELD_NAMES:
-        check_field(name, value)
+    rule = "learning_rate" if name.startswith("learning_rate") else name  # learning_rate_full and the like
+    if rule in FIELD_NAMES:
+        check_field(rule, value)
     else:
         _check_kind(name, value, owners)
     by_name = {"model": _checked_model, "task": _checked_task}

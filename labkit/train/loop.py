@@ -44,6 +44,11 @@ def seeded_batches(encoded: list, trial: Trial, pad_token_id: int, device: str) 
         yield step
 
 
+def first_rows(dataset, count: int):
+    """The first `count` rows, or all if there are fewer."""
+    return dataset.select(range(min(count, len(dataset))))
+
+
 def make_schedule(training: Training, trial: Trial):
     """transformers' `constant`, `linear` or `cosine` schedule with warm-up."""
     from transformers import get_scheduler  # imports bitsandbytes, so not before `quiet_libraries`
@@ -69,7 +74,7 @@ def train(trial: Trial, device: str | None = None, score_examples: int = 200) ->
     tokenizer = tokenizer_of(trial)
     training = prepare(trial, device, learning_rate=trial.learning_rate)
     encoded = encode(load(trial.task, "train"), tokenizer)
-    validation = load(trial.task, "validation").select(range(score_examples)) if score_examples else None
+    validation = first_rows(load(trial.task, "validation"), score_examples) if score_examples else None
     result = Trained(trial, training)
     if validation is not None:
         result.before = score(training.model, tokenizer, validation)

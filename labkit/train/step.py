@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from labkit.case import Case
+from labkit.errors import RequestError
 from labkit.methods import build
 from labkit.models.build import DTYPES
 from labkit.optimizers import make_optimizer
@@ -43,6 +44,8 @@ class Training:
 def prepare(case: Case, device: str, announce: Announce = _silent, learning_rate: float = 1e-3) -> Training:
     """Build the model and the optimizer of `case` on `device` ('cpu' or 'cuda')."""
     case = case.on(torch.device(device).type)
+    if case.world_size > 1:
+        raise RequestError(f"world_size={case.world_size} cannot be run by one process; measure world_size=1.")
     announce("load")
     model = build(case, device)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
