@@ -171,7 +171,7 @@ def test_training_the_embedded_model_lowers_its_loss_and_repeats(method):
     trial = Trial(model="tiny", method=method, steps=6, batch_size=4, learning_rate=3e-3, schedule="constant")
     first, second = (train(trial, "cpu", score_examples=8) for _ in range(2))
     assert first.losses == second.losses and len(first.losses) == 6
-    assert first.after.loss < first.before.loss and first.after == second.after
+    assert first.after.loss < first.loss_before and first.after == second.after
 
 
 def test_a_short_validation_split_is_scored_whole(tmp_path):

@@ -11,7 +11,7 @@ from labkit.models.build import tokenizer_of
 from labkit.train.progress import progress
 from labkit.train.step import Batch, Training, prepare, train_step
 from labkit.train.tasks.files import load
-from labkit.train.tasks.scoring import Scores, collate, encode, score
+from labkit.train.tasks.scoring import Scores, collate, encode, mean_loss, score
 
 
 @dataclass
@@ -21,7 +21,7 @@ class Trained:
     trial: Trial
     training: Training
     losses: list[float] = field(default_factory=list)
-    before: Scores | None = None
+    loss_before: float | None = None
     after: Scores | None = None
     seconds: float = 0.0
 
@@ -69,7 +69,7 @@ def optimise(training: Training, trial: Trial, batches: Iterator[list[Batch]], l
 
 
 def train(trial: Trial, device: str | None = None, score_examples: int = 200) -> Trained:
-    """Train `trial` and score it on `score_examples` validation items before and after (0: no scores)."""
+    """Train `trial`; score it on `score_examples` validation items (0: none), before training by the loss alone."""
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = tokenizer_of(trial)
     training = prepare(trial, device, learning_rate=trial.learning_rate)
@@ -77,7 +77,7 @@ def train(trial: Trial, device: str | None = None, score_examples: int = 200) ->
     validation = first_rows(load(trial.task, "validation"), score_examples) if score_examples else None
     result = Trained(trial, training)
     if validation is not None:
-        result.before = score(training.model, tokenizer, validation)
+        result.loss_before = mean_loss(training.model, tokenizer, validation)
     torch.manual_seed(trial.seed)
     started = time.perf_counter()
     batches = seeded_batches(encoded, trial, tokenizer.pad_token_id, device)
