@@ -110,6 +110,12 @@ FIELD_RULES: dict[str, Rule] = {
 FIELD_NAMES = ("model", "targets", *FIELD_RULES)
 
 
+def field_of(parameter: str) -> str | None:
+    """The field whose rule a lab's parameter obeys: its own name, or `learning_rate` for `learning_rate_full`."""
+    name = "learning_rate" if parameter.startswith("learning_rate") else parameter
+    return name if name in FIELD_NAMES else None
+
+
 def check_field(name: str, value: Any) -> None:
     """Raise RequestError, in one sentence, unless field `name` may hold `value`."""
     if name == "model":

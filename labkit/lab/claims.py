@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from labkit.errors import LabkitError
+from labkit.lab.results import written
 from labkit.lab.reveal import table
 
 
@@ -22,12 +23,12 @@ class Claims:
 
     def equal(self, sentence: str, found, expected) -> None:
         """`found` is exactly `expected`."""
-        self.rows.append((sentence, _written(expected), _written(found), found == expected))
+        self.rows.append((sentence, written(expected), written(found), found == expected))
 
     def close(self, sentence: str, found: float, expected: float, tolerance: float) -> None:
         """`found` lies within `tolerance`, a fraction of `expected`."""
         holds = abs(found - expected) <= tolerance * abs(expected)
-        self.rows.append((sentence, f"{_written(expected)} within {100 * tolerance:g} %", _written(found), holds))
+        self.rows.append((sentence, f"{written(expected)} within {100 * tolerance:g} %", written(found), holds))
 
     def verify(self) -> None:
         """Show every claim; ClaimFailed names those that do not hold."""
@@ -35,7 +36,3 @@ class Claims:
         failed = [f"{row[0]} (expected {row[1]}, found {row[2]})" for row in self.rows if not row[3]]
         if failed:
             raise ClaimFailed(f"{len(failed)} of {len(self.rows)} claims do not hold here: " + "; ".join(failed))
-
-
-def _written(value) -> str:
-    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}" if isinstance(value, float) else str(value)

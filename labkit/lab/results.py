@@ -39,7 +39,7 @@ def emit(name: str, value: Any, unit: str | None = None, tolerance: float | None
 def show(result: dict[str, Any]) -> str:
     """A result's value and unit as people read them: `{"value": 1536, "unit": "bytes"} -> '1,536 bytes (1.50 KiB)'`."""
     value, unit = result["value"], result.get("unit")
-    text = _written(value)
+    text = written(value)
     if unit == "bytes" and isinstance(value, int | float) and value >= 1024:
         text += f" bytes ({format_bytes(round(value))})"
     elif unit:
@@ -47,7 +47,8 @@ def show(result: dict[str, Any]) -> str:
     return text
 
 
-def _written(value: Any) -> str:
+def written(value: Any) -> str:
+    """A value as people read it: thousands separated, six digits of a fraction, JSON for what is no number or text."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return json.dumps(value, ensure_ascii=False)
     return value if isinstance(value, str) else f"{value:,}" if isinstance(value, int) else f"{value:.6g}"

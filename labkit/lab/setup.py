@@ -1,11 +1,17 @@
 """The first cell of every lab: check the parameters, set the look of figures, show what machine this is."""
 
 from labkit import machine
-from labkit.case import FIELD_NAMES, check_field
+from labkit.case import check_field, field_of
 from labkit.errors import RequestError
 from labkit.units import format_bytes
 
 PRESETS = ("smoke", "quick", "full")
+
+
+def check_preset(preset: str) -> None:
+    """RequestError unless `preset` is one of PRESETS."""
+    if preset not in PRESETS:
+        raise RequestError(f"preset={preset!r} is not possible: preset must be one of {', '.join(PRESETS)}.")
 
 
 def setup(preset: str, **parameters) -> None:
@@ -13,12 +19,10 @@ def setup(preset: str, **parameters) -> None:
 
     Parameters named after a Case's fields obey its rules; `model` and `task` must be available here.
     """
-    if preset not in PRESETS:
-        raise RequestError(f"preset={preset!r} is not possible: preset must be one of {', '.join(PRESETS)}.")
+    check_preset(preset)
     for name, value in parameters.items():
-        rule = "learning_rate" if name.startswith("learning_rate") else name
-        if rule in FIELD_NAMES:
-            check_field(rule, value)
+        if field := field_of(name):
+            check_field(field, value)
     if "model" in parameters:
         from labkit.models import check_available
 

@@ -103,17 +103,15 @@ def frozen_start_bytes(shape: Shape, case: Case) -> int:
     if case.attention in RECOMPUTING:  # one kernel keeps all its inputs
         return norm
     frozen = (not query) + (not key) + (not (query or key))
-    return norm + frozen * tokens_of(case) * shape.attention_width * (
-        4 if case.attention == "math" else stream_bytes(case)
-    )
+    size = 4 if case.attention == "math" else stream_bytes(case)
+    return norm + frozen * tokens_of(case) * shape.attention_width * size
 
 
 def kept_bytes(shape: Shape, case: Case) -> int:
     """What the whole forward pass keeps, inputs excluded. With checkpointing a block keeps its input alone."""
     tokens, size = tokens_of(case), stream_bytes(case)
-    ends = (
-        tokens * _norm_bytes(shape, case) + 2 * case.sequence_length * shape.head_dim * size
-    )  # last norm; cos and sin
+    ends = tokens * _norm_bytes(shape, case)  # the last norm
+    ends += 2 * case.sequence_length * shape.head_dim * size  # cos and sin of the positions
     ends += tokens * size * shape.hidden if case.method == "full" else 0  # the head's input
     if case.checkpointing != "none":
         return shape.layers * tokens * size * shape.hidden + ends

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.case import FIELD_NAMES, check_field
+from labkit.case import check_field, field_of
 from labkit.errors import LabFailed, RequestError
-from labkit.lab.setup import PRESETS
+from labkit.lab.setup import check_preset
 from labkit.runner.catalog import read_parameters
 
 
@@ -59,8 +59,7 @@ def plan(labs: Sequence[Path], preset: str = "quick", parameters: Mapping[str, A
     """
     given = dict(parameters or {})
     preset = given.pop("preset", preset)
-    if preset not in PRESETS:
-        raise RequestError(f"preset={preset!r} is not possible: preset must be one of {', '.join(PRESETS)}.")
+    check_preset(preset)
     known, problems = {}, {}
     for lab in labs:
         try:
@@ -83,9 +82,8 @@ def _checked(name: str, value: Any, known: Mapping[Path, Mapping[str, Any]]) -> 
     owners = {lab: defaults[name] for lab, defaults in known.items() if name in defaults}
     if not owners:
         _refuse_unknown(name, known)
-    rule = "learning_rate" if name.startswith("learning_rate") else name  # learning_rate_full and the like
-    if rule in FIELD_NAMES:
-        check_field(rule, value)
+    if field := field_of(name):
+        check_field(field, value)
     else:
         _check_kind(name, value, owners)
     by_name = {"model": _checked_model, "task": _checked_task}
