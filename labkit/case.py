@@ -22,6 +22,7 @@ TARGETS = ("qv", "attention", "mlp", "all-linear")
 SCALINGS = ("alpha/r", "alpha/sqrt(r)")
 QUANT_TYPES = ("nf4", "fp4", "int8")
 BLOCK_SIZES = (32, 64, 128, 256, 512, 1024, 2048, 4096)  # what bitsandbytes' kernels accept
+NESTED_BLOCK_SIZE = 256  # double quantisation: the second level's blocks (QLoRA, arXiv:2305.14314, section 3)
 CHECKPOINTING = ("none", "reentrant", "non-reentrant")
 ATTENTION = ("eager", "math", "efficient", "flash", "cudnn")
 SCHEDULES = ("constant", "linear", "cosine")
@@ -253,6 +254,11 @@ class Case:
     @property
     def quantised(self) -> bool:
         return self.method == "qlora"
+
+    @property
+    def stream_precision(self) -> str | None:
+        """Dtype of what flows from block to block: embeddings that are upcast to fp32 make all that follows fp32."""
+        return "fp32" if self.quantised and self.upcast else self.precision
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,13 @@
-"""Bytes and seconds as people read them: the one place that converts. GB is 10^9 bytes, GiB is 2^30."""
+"""Bytes, seconds and shares as people read them: the one place that converts. GB is 10^9 bytes, GiB is 2^30."""
 
 KIB = 2**10
 MIB = 2**20
 GIB = 2**30
+
+
+def axis_unit(largest_bytes: int) -> tuple[int, str]:
+    """The unit for an axis that reaches `largest_bytes`: its bytes and its name, GiB or MiB."""
+    return (GIB, "GiB") if largest_bytes >= GIB else (MIB, "MiB")
 
 
 def format_bytes(count_bytes: int | None) -> str:
@@ -28,3 +33,8 @@ def format_seconds(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s"
+
+
+def format_share(share: float | None) -> str:
+    """`0.25 -> '25%'`; unknown (None) is '-'."""
+    return "-" if share is None else f"{share:.0%}"

@@ -1,9 +1,14 @@
-"""Fixtures of the browser tests. Nothing here runs, or is imported, for a test that does not ask for it."""
+"""Fixtures of the browser tests, and of those with a hub. Nothing here runs for a test that does not ask for it.
+
+No test asks the public hub: it is switched off before anything imports huggingface_hub, here and in child processes.
+"""
 
 import os
 from pathlib import Path
 
 import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +53,18 @@ def screenshots(tmp_path) -> Path:
     folder = Path(os.environ.get("LABKIT_SCREENSHOTS") or tmp_path)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A stand-in hub on loopback in the place of the public one, with an empty cache; see `stand_in_hub`."""
+    from stand_in_hub import running_hub
+
+    with running_hub() as hub:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        yield hub

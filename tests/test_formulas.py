@@ -23,7 +23,18 @@ def test_formulas_become_mathml_and_text_stays():
 
 
 @pytest.mark.parametrize(
-    "text", ["costs $5 and $6", "`$x$`", "```\n$x$ and $y$\n```", "a lone $", r"escaped \$x", "$ x $"]
+    "text",
+    [
+        "costs $5 and $6",
+        "`$x$`",
+        "``a ` and $x$``",
+        "```\n$x$ and $y$\n```",
+        "~~~\n$x$\n~~~",
+        "<code>rank = $r$</code> and <pre>\n$x$\n</pre>",
+        "a lone $",
+        r"escaped \$x",
+        "$ x $",
+    ],
 )
 def test_what_is_no_formula_is_left_alone(text):
     assert with_mathml(text) == text

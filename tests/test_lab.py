@@ -79,3 +79,45 @@ def test_setup_themes_figures_and_shows_the_machine(monkeypatch, capsys):
 def test_notebooks_show_one_line_for_an_error():
     assert issubclass(RequestError, LabkitError)
     assert RequestError("rank=0 is not possible.")._render_traceback_() == ["RequestError: rank=0 is not possible."]
+
+
+@pytest.fixture
+def map_shown(monkeypatch, tmp_path):
+    """The HTML of the map of two labs, the second with a recorded picture."""
+    import IPython.display
+    from tiny_labs import write_lab
+
+    from labkit import machine
+
+    write_lab(tmp_path / "labs" / "00_start.ipynb", text="# 00 What can <this> do?\n\n**Time**: a minute.")
+    write_lab(tmp_path / "labs" / "03_memory.ipynb")
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "assets" / "lab-03.png").write_bytes(b"picture")
+    monkeypatch.setattr(machine, "repository_root", lambda: tmp_path)
+    monkeypatch.setattr("labkit.lab.map.repository_root", lambda: tmp_path)
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", shown.append)
+    monkeypatch.chdir(tmp_path)
+    lab.map_of_labs()
+    return shown[0].data
+
+
+def test_the_map_has_a_card_for_every_lab_with_a_link_and_what_it_says_of_itself(map_shown):
+    first, second = map_shown.split('role="listitem"')[1:]
+    assert 'href="00_start.ipynb"' in first and "00 What can &lt;this&gt; do?" in first and "a minute" in first
+    assert "<img" not in first and 'href="03_memory.ipynb"' in second
+    assert 'src="data:image/png;base64,cGljdHVyZQ=="' in second and 'alt="Picture of lab 03, recorded' in second
+    assert "recorded picture, not this run" in second and "<script" not in map_shown
+
+
+def test_in_a_page_the_map_leads_to_the_gallery(map_shown, tmp_path):
+    import nbformat
+
+    from labkit.runner import LabRun
+    from labkit.runner.pages import lab_page
+
+    cell = nbformat.v4.new_code_cell("lab.map_of_labs()", id="map")
+    cell.outputs = [nbformat.v4.new_output("display_data", data={"text/html": map_shown})]
+    run = LabRun("00_start", "ok", 1.0, {}, "quick", [], None, "2026-01-01T00:00:00+00:00")
+    page = lab_page(nbformat.v4.new_notebook(cells=[cell]), run, tmp_path)
+    assert 'href="index.html#03_memory"' in page and '.ipynb"' not in page

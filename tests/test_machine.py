@@ -1,19 +1,17 @@
-"""Facts of this machine, the GPU table, the lock, and the doctor."""
+"""Facts of this machine, the GPU table, and the lock."""
 
-import json
 import os
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
+import fake_nvml
 import psutil
 import pytest
 
-from labkit import doctor, gpus, machine
-from labkit.cli import doctor as command
+from labkit import gpus, machine
 from labkit.errors import RequestError
 from labkit.units import GIB, MIB
 
@@ -87,44 +85,9 @@ def test_without_git_the_commit_comes_from_the_environment(monkeypatch, tmp_path
     assert (asked_anew(machine.commit), asked_anew(machine.dirty)) == ("abc123", None)
 
 
-class FakeNvml:
-    """Two cards; this process and another use the second."""
-
-    NVMLError, nvmlMemory_v2 = RuntimeError, 2
-    names = ("NVIDIA L4", "NVIDIA A100-SXM4-80GB")
-    others: int | None = 300 * MIB
-
-    def nvmlInit(self):
-        pass
-
-    def nvmlSystemGetDriverVersion(self):
-        return "580.1"
-
-    def nvmlDeviceGetHandleByIndex(self, index):
-        return index
-
-    def nvmlDeviceGetHandleByUUID(self, uuid):
-        return {"GPU-one": 1}[uuid]
-
-    def nvmlDeviceGetName(self, handle):
-        return self.names[handle]
-
-    def nvmlDeviceGetMemoryInfo(self, handle, version):
-        assert version == self.nvmlMemory_v2
-        return SimpleNamespace(total=80 * GIB, reserved=600 * MIB, free=70 * GIB)
-
-    def nvmlDeviceGetComputeRunningProcesses(self, handle):
-        used = ((os.getpid(), 900 * MIB), (1, self.others))
-        return [SimpleNamespace(pid=pid, usedGpuMemory=count_bytes) for pid, count_bytes in used]
-
-
 @pytest.fixture
 def nvml(monkeypatch):
-    fake = FakeNvml()
-    monkeypatch.setitem(sys.modules, "pynvml", fake)
-    monkeypatch.setattr(machine, "_cuda_driver", lambda: SimpleNamespace(cuInit=lambda flags: 100))  # no device
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    return fake
+    return fake_nvml.install(monkeypatch)
 
 
 def test_the_gpu_is_the_one_this_process_may_use(nvml, monkeypatch):
@@ -248,92 +211,3 @@ def test_the_lock_waits_says_for_whom_and_survives_a_killed_holder(holder, tmp_p
 def test_other_devices_do_not_wait(holder, tmp_path, capsys):
     with machine.gpu_lock("cpu", tmp_path):
         assert capsys.readouterr().err == ""
-
-
-LIBRARIES = {"torch": "2.13.0", "cuda_build": "13.0", "cuda": True, "quantised_error": 0.09}
-
-
-@pytest.fixture
-def examined(monkeypatch):
-    """The checks by name, with the libraries' answers put in place of asking them."""
-
-    def examine(**libraries):
-        answers = {name: value for name, value in (LIBRARIES | libraries).items() if value is not None}
-        monkeypatch.setattr(doctor, "_asked_apart", lambda _function: answers)
-        return {check.name: check for check in doctor.examine()}
-
-    return examine
-
-
-def test_a_busy_gpu_is_said_before_measuring(nvml, examined):
-    check = examined()["GPU"]
-    assert check.state == "warn" and "GPU busy: 300 MiB by others" in check.fact and "nvidia-smi" in check.remedy
-    nvml.others = 1 * MIB
-    assert examined()["GPU"].state == "ok"
-
-
-def test_a_gpu_that_torch_cannot_use_is_said(nvml, examined):
-    check = examined(cuda=False, cuda_build=None)["GPU"]
-    assert check.state == "warn" and "torch cannot use it" in check.fact
-
-
-def test_managed_memory_is_asked_only_with_a_gpu(nvml, examined, monkeypatch):
-    assert "cannot be asked" in examined()["managed memory"].fact
-    monkeypatch.setattr(machine, "driver_attribute", lambda attribute: {89: 0}[attribute])
-    assert "does not page on demand" in examined()["managed memory"].fact
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert "managed memory" not in examined()
-
-
-@pytest.mark.parametrize(
-    ("libraries", "name"),
-    [
-        ({"torch": None, "problem": "was killed by signal SIGSEGV"}, "torch"),
-        ({"quantised_error": None, "bitsandbytes_problem": "ImportError: no"}, "bitsandbytes"),
-        ({"quantised_error": 1.4}, "bitsandbytes"),
-    ],
-)
-def test_a_broken_library_is_missing_with_a_remedy(examined, libraries, name):
-    checks = examined(**libraries)
-    assert checks[name].state == "missing" and "pip install" in checks[name].remedy
-    assert doctor.exit_code(list(checks.values())) == 1
-
-
-def test_a_kernel_of_another_environment_is_warned_of(monkeypatch, tmp_path):
-    pytest.importorskip("jupyter_client")
-    spec = tmp_path / "kernels" / "python3"
-    spec.mkdir(parents=True)
-    argv = ["/elsewhere/bin/python", "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": "p", "language": "python"}))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))
-    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "0")
-    check = doctor._kernel()
-    assert check.state == "warn" and "/elsewhere/bin/python" in check.fact and str(spec) in check.remedy
-
-
-def test_the_clone_without_its_folders_is_missing(examined, monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "repository_root", lambda: tmp_path)
-    checks = examined()
-    assert {checks[name].state for name in ("labs/", "data/", "assets/", "embedded model")} == {"missing"}
-
-
-def test_the_command_prints_one_json_object_and_nothing_else(examined, capsys):
-    checks = examined()
-    assert command.run(SimpleNamespace(json=True)) in (0, 1)
-    printed = capsys.readouterr()
-    answer = json.loads(printed.out)
-    assert printed.err == "" and [one["name"] for one in answer["checks"]] == list(checks)
-    assert answer["ok"] == all(check.state != "missing" for check in checks.values())
-
-
-def test_the_text_puts_the_remedy_under_what_is_not_well():
-    text = doctor.as_text([doctor.Check("a", "ok", "fine", "unused"), doctor.Check("bb", "warn", "bad", "mend it")])
-    assert text.splitlines() == ["ok      a   fine", "warn    bb  bad", "            -> mend it"]
-
-
-@pytest.mark.slow
-def test_the_libraries_are_asked_in_a_process_of_their_own():
-    pytest.importorskip("torch")
-    pytest.importorskip("bitsandbytes")
-    facts = doctor._asked_apart(doctor.library_facts)
-    assert 0.01 < facts["quantised_error"] < 0.2 and facts["torch"] == machine.versions()["torch"]

@@ -18,6 +18,7 @@ from labkit.memory.estimate import breakdown_and_phases, estimate, largest_archi
 from labkit.memory.ledger import Ledger, label_model
 from labkit.memory.measure import measure, measure_here
 from labkit.memory.shape import shape_of
+from labkit.models.build import build_base
 from labkit.train.step import prepare, random_batches, train_step
 
 STATIC = ("weights", "packed_weights", "quantisation_statistics", "upcast_weights", "adapters", "optimizer_states")
@@ -85,7 +86,7 @@ def test_the_formulas_give_the_measured_step(method, variant, model):
     for kind in STATIC[:5]:
         buffers = 1300 if kind == "weights" else 0  # rotary frequencies, small tensors that libraries cache
         assert abs(breakdown.get(kind, 0) - measured["breakdown"].get(kind, 0)) <= buffers, kind
-    for phase in ("forward", "backward", "optimizer"):
+    for phase in ("load", "forward", "backward", "optimizer"):
         assert phases[phase] == pytest.approx(measured["phases"][phase], rel=max(bound, 0.02)), phase
 
 
@@ -110,6 +111,45 @@ def test_the_formulas_at_their_edges(changes, bound):
     case = case_of("qlora", **changes)
     measured = measure_here(case.to_dict(), "cpu")["peak_allocated_bytes"]
     assert sum(breakdown_and_phases(case)[0].values()) == pytest.approx(measured, rel=bound)
+
+
+@pytest.mark.parametrize("folder", [False, True], ids=["random", "folder"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "full", "precision": "bf16"},
+        {"method": "lora"},
+        {"method": "qlora"},
+        {"method": "qlora", "precision": "bf16"},
+        {"method": "qlora", "precision": "bf16", "upcast": False},
+        {"method": "qlora", "precision": "fp16", "quant_type": "int8"},
+        {"method": "qlora", "quant_type": "int8"},
+        {"method": "qlora", "double_quant": False, "block_size": 256, "rank": 64},
+    ],
+    ids=str,
+)
+def test_the_formula_gives_the_measured_loading(tmp_path, monkeypatch, changes, tied, folder):
+    """Blocks that weigh more than the embeddings, so that what is not quantised yet shows."""
+    blocks = {"hidden_size": 256, "intermediate_size": 768, "num_hidden_layers": 6}
+    model = SHAPE | blocks | {"tie_word_embeddings": tied}
+    for name, value in measure_module.CHILD_ENVIRONMENT.items():  # the ledger sees one thread
+        monkeypatch.setenv(name, value)
+    if folder:
+        precision = changes.get("precision", "fp32")
+        build_base(case_of("full", model, precision=precision), "cpu").save_pretrained(tmp_path)
+    case = case_of(changes["method"], str(tmp_path) if folder else model, **dict(list(changes.items())[1:]))
+    with Ledger("cpu") as ledger:
+        prepare(case, "cpu", ledger)
+    # a folder's last block is quantised before its attention is there, which the formula leaves out
+    bound = 0.04 if folder else 0.02
+    assert breakdown_and_phases(case)[1]["load"] == pytest.approx(ledger.peaks["load"].total_bytes, rel=bound)
+
+
+def test_a_65b_base_never_takes_130_gb():
+    """QLoRA's 65B in 16 bits is 131 GB; made quantised, it is never more than what it ends as and 0.7 GB."""
+    lora, qlora = (estimate(Case(model="llama-65b", method=method)).phases["load"] for method in ("lora", "qlora"))
+    assert lora > 130e9 and qlora < 37e9
 
 
 def test_hand_worked_estimate():
@@ -290,7 +330,7 @@ def test_more_of_anything_never_takes_less():
 def test_the_largest_architecture_that_fits():
     case = Case(model="tiny", method="full", batch_size=1, sequence_length=128)
     assert largest_architecture(case, 10) is None
-    assert largest_architecture(case, 2**50) == "llama-3.1-8b"
+    assert largest_architecture(case, 2**50) == "llama-3.1-70b"
     small = largest_architecture(case, 12 * 2**30)
     assert small == "llama-3.2-1b"
 

@@ -169,7 +169,7 @@ def test_rescaling_is_undone_and_proportional():
 
 def test_the_guard_stands_in_the_constructor():
     layer = torch.nn.Linear(64, 64, bias=True)
-    made = quantised.linear_4bit(layer, Case(model=SHAPE, method="qlora").on("cpu"), torch.float32)
+    made = quantised.linear_4bit(layer, Case(model=SHAPE, method="qlora").on("cpu"))
     assert made.support_avx512bf16_for_cpu is False and made.bias is layer.bias and not made.weight.requires_grad
 
 
@@ -198,4 +198,4 @@ def test_layers_that_bitsandbytes_does_not_know_are_refused():
 
     model = GPT2LMHeadModel(GPT2Config(n_embd=64, n_layer=1, n_head=2, vocab_size=64))
     with pytest.raises(RequestError, match="Conv1D"):
-        quantised.quantise(model, Case(model=SHAPE, method="qlora").on("cpu"), torch.float32)
+        quantised.quantise(model, Case(model=SHAPE, method="qlora").on("cpu"))

@@ -11,15 +11,20 @@ from labkit.memory.shape import shape_of
 from labkit.models import check_available
 from labkit.models.architectures import ARCHITECTURES
 from labkit.models.build import build_base, config_of, tokenizer_of
+from labkit.models.layers import linear_layers
 from labkit.models.sources import find
 
 PUBLISHED = {  # from the model cards; transformers' num_parameters counts a tied head once
     "smollm2-135m": 134_515_008,
     "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-7b": 7_615_616_512,
+    "mistral-7b": 7_248_023_552,  # v0.3
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
     "llama-2-7b": 6_738_415_616,
+    "llama-65b": 65_285_660_672,
     "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
 }
 
 
@@ -27,8 +32,31 @@ PUBLISHED = {  # from the model cards; transformers' num_parameters counts a tie
 def test_parameters_are_the_published_ones(name):
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(find(name)))
-    model.tie_weights()
     assert model.num_parameters() == PUBLISHED[name] == shape_of(name).parameters
+    assert shape_of(name).linear_elements == sum(layer.weight.numel() for layer in linear_layers(model).values())
+
+
+# vocabulary, hidden, MLP, layers, query width, key and value width, embeddings (1: tied), biases of q, k and v
+BY_HAND = {
+    "smollm2-135m": (49_152, 576, 1536, 30, 576, 192, 1, False),
+    "qwen2.5-0.5b": (151_936, 896, 4864, 24, 896, 128, 1, True),
+    "qwen2.5-7b": (152_064, 3584, 18_944, 28, 3584, 512, 2, True),
+    "mistral-7b": (32_768, 4096, 14_336, 32, 4096, 1024, 2, False),
+    "llama-3.2-1b": (128_256, 2048, 8192, 16, 2048, 512, 1, False),
+    "llama-3.2-3b": (128_256, 3072, 8192, 28, 3072, 1024, 1, False),
+    "llama-2-7b": (32_000, 4096, 11_008, 32, 4096, 4096, 2, False),
+    "llama-65b": (32_000, 8192, 22_016, 80, 8192, 8192, 2, False),
+    "llama-3.1-8b": (128_256, 4096, 14_336, 32, 4096, 1024, 2, False),
+    "llama-3.1-70b": (128_256, 8192, 28_672, 80, 8192, 1024, 2, False),
+}
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_parameters_by_hand(name):
+    vocabulary, hidden, mlp, layers, wide, narrow, embeddings, biases = BY_HAND[name]
+    attention = 2 * hidden * wide + 2 * hidden * narrow + (wide + 2 * narrow if biases else 0)
+    block = attention + 3 * hidden * mlp + 2 * hidden  # and two norms
+    assert layers * block + embeddings * vocabulary * hidden + hidden == PUBLISHED[name]
 
 
 @pytest.mark.parametrize("backend", ["math", "flash"])
@@ -112,12 +140,34 @@ def test_an_unknown_model_type_is_refused():
         ({"num_key_value_heads": 3}, "divide"),
         ({"tie_word_embeddings": "yes"}, "cannot be configured"),
         ({"hidden_act": "nope"}, "cannot be built"),
+        ({"vocab_size": 0}, "vocab_size=0 is not possible"),
+        ({"hidden_size": -64}, "hidden_size=-64 is not possible"),
+        ({"intermediate_size": "big"}, "intermediate_size='big' is not possible"),
+        ({"num_hidden_layers": 2.5}, "num_hidden_layers=2.5 is not possible"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads=0 is not possible"),
+        ({"head_dim": -16}, "cannot be built"),
+        ({"head_dim": 15}, "head_dim.*=15"),
+        ({"head_dim": "wide"}, "cannot be configured"),
+        ({"hidden_size": 10**15}, "cannot be built"),
+        ({"model_type": "lama"}, "know model_type='lama'; did you mean 'llama'"),
+        ({"model_type": None}, "model_type"),
+        ({"model_type": "clip"}, "clip"),
+        ({"model_type": "t5"}, "t5"),
     ],
+    ids=str,
 )
-def test_an_impossible_shape_is_refused_in_one_line(changes, words):
+def test_an_impossible_model_is_refused_in_one_line(changes, words):
     with pytest.raises(RequestError, match=words) as caught:
         build_base(Case(model=SHAPE | changes, method="full").on("cpu"), "cpu")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
+
+
+@pytest.mark.parametrize(
+    "changes", [{"num_attention_heads": 5}, {"num_key_value_heads": 3}, {"head_dim": 15}, {"head_dim": -16}], ids=str
+)
+def test_the_formulas_refuse_it_too(changes):
+    with pytest.raises(RequestError, match="cannot be built"):
+        shape_of(SHAPE | changes)
 
 
 def test_a_broken_folder_is_refused(tmp_path):
@@ -126,6 +176,7 @@ def test_a_broken_folder_is_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ModelNotAvailable, match="cannot be loaded"):
         build_base(Case(model=str(tmp_path), method="full").on("cpu"), "cpu")
+    llama().save_pretrained(tmp_path)
     with pytest.raises(ModelNotAvailable, match="tokenizer"):
         tokenizer_of(Case(model=str(tmp_path), method="full"))
     (tmp_path / "config.json").write_text("{")

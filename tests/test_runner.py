@@ -16,32 +16,14 @@ import pytest
 from tiny_labs import write_lab
 
 from labkit.errors import LabFailed, ModelNotAvailable, RequestError
+from labkit.lab.catalog import read_parameters
 from labkit.lab.results import MIME, emit, show
 from labkit.runner import LabRun, Progress, find_labs, parse_parameters, read_results, run_lab, run_labs
-from labkit.runner.catalog import read_parameters
 from labkit.runner.collect import problem_in
 from labkit.runner.request import plan
 
 ROOT = Path(__file__).resolve().parents[1]
 EMIT = "from labkit.lab.results import emit"
-FIGURES = """
-import ipywidgets, plotly.graph_objects as go, plotly.io as pio
-from IPython.display import display
-from labkit.widgets import LiveFigure, observe_safely
-
-pio.renderers.default = "plotly_mimetype"
-slider = ipywidgets.IntSlider(rank, 1, 64, description="rank")
-choice = ipywidgets.Dropdown(options=["qv", "all-linear"], value="all-linear", description="targets")
-message, live = ipywidgets.HTML(), LiveFigure(go.Figure())
-
-def update():
-    live.show(go.Figure(go.Bar(y=[slider.value]), dict(title=f"live, rank {slider.value}")))
-    message.value = f"<b>{slider.value} & more</b>"
-
-observe_safely([slider], update, message)
-display(ipywidgets.VBox([slider, choice, message, live]))
-go.Figure(go.Scatter(y=[3, 1, 2]), dict(title="a plain </script> figure"))
-"""
 SWALLOWED = """
 import ipywidgets
 from labkit.widgets import observe_safely
@@ -96,7 +78,7 @@ def batch(tmp_path_factory) -> tuple[Path, dict[str, LabRun]]:
                   parameters=None if "no_parameters" in name else "preset = 'quick'\nrank = 8")  # fmt: skip
     good = f"{EMIT}\nimport os\nemit('parameters', 2 * rank, 'bytes', 0.0)"
     facts = "emit('headless', os.environ['LABKIT_HEADLESS'])\nemit('folder', os.path.basename(os.getcwd()))"
-    write_lab(folder / "labs" / "18_good.ipynb", good, facts, FIGURES)
+    write_lab(folder / "labs" / "18_good.ipynb", good, facts)
     labs = find_labs(folder=folder / "labs")
     return folder / "out", run_labs(labs, folder / "out", parameters={"rank": 4}, preset="smoke", jobs=2)
 
@@ -109,7 +91,7 @@ def test_what_must_fail_fails_and_says_why(batch, name):
     assert "Traceback" not in runs[name].error
     saved = nbformat.read(out / f"{name}.ipynb", as_version=4)
     assert "left = 'for later'" in saved.cells[-1].source
-    assert html.escape(runs[name].error) in (out / f"{name}.html").read_text()
+    assert html.escape(runs[name].error, quote=False) in (out / f"{name}.html").read_text()
 
 
 def test_the_labs_after_a_failure_run_and_everything_is_written(batch):
@@ -120,46 +102,11 @@ def test_the_labs_after_a_failure_run_and_everything_is_written(batch):
     document = json.loads((out / "results.json").read_text())
     assert document["schema"] == 1 and list(document["labs"]) == [*BROKEN, "18_good"]
     entry = document["labs"]["18_good"]
-    assert set(entry) == {"outcome", "seconds", "parameters", "preset", "results", "error", "created"}
+    assert set(entry) == {"outcome", "seconds", "parameters", "preset", "results", "error", "created", "machine"}
     assert (entry["parameters"], entry["preset"]) == ({"rank": 4}, "smoke")
     assert read_results(out) == runs
     kinds = {path.name for path in out.iterdir()} - {f"{name}.{kind}" for name in runs for kind in ("ipynb", "html")}
     assert kinds == {"results.json", "index.html", "plotly.min.js", ".lock"}
-
-
-class References(html.parser.HTMLParser):
-    """What a browser would fetch to show a page, and where its links lead."""
-
-    def __init__(self):
-        super().__init__()
-        self.fetched, self.links, self.in_style = [], [], False
-
-    def handle_starttag(self, tag, attributes):
-        self.in_style = tag == "style"
-        for name, value in attributes:
-            if name in ("src", "srcset", "data", "poster", "action") or (name == "href" and tag != "a"):
-                self.fetched.append(value)
-            elif name == "href":
-                self.links.append(value)
-
-    def handle_data(self, data):
-        if self.in_style:
-            self.fetched += re.findall(r"(?:url\(|@import)\s*[\"']?([^\"')\s]+)", data)
-
-
-def test_pages_fetch_nothing_from_elsewhere_and_link_to_files_that_exist(batch):
-    out, _ = batch
-    for path in out.glob("*.html"):
-        found = References()
-        found.feed(path.read_text())
-        own = {address for address in found.fetched if not address.startswith("data:")}
-        assert own <= {"plotly.min.js", ""}, path.name
-        for link in found.links:
-            assert link.startswith("#") or (out / link).is_file(), (path.name, link)
-    page = (out / "18_good.html").read_text()
-    for text in ("rank: 4", "targets: all-linear", "<b>4 & more</b>", 'aria-label="live, rank 4"', "preset smoke"):
-        assert text in page or text.replace("&", "&amp;") in page
-    assert len(page) < 600_000 and "parameters = 8 bytes" in (out / "index.html").read_text()
 
 
 def test_a_finished_notebook_with_a_cell_left_unrun_does_not_count(tmp_path):
@@ -185,26 +132,6 @@ def test_progress_says_which_lab_and_on_a_terminal_which_cell():
         assert lines == "01_lab: started\n01_lab: ok after 3 s\n"
         assert ("01_lab: cell 5 of 12" in stream.getvalue()) == stream.isatty()
     Progress().ended("01_lab", "to nobody")
-
-
-@pytest.mark.browser
-def test_pages_draw_their_figures_from_disk_without_a_network(batch, browser, screenshots):
-    from browser import watched_page
-
-    out, _ = batch
-    for scheme in ("light", "dark"):
-        with watched_page(browser, out.as_uri(), color_scheme=scheme) as watched:
-            watched.page.goto((out / "18_good.html").as_uri())
-            drawn = watched.page.locator(".js-plotly-plot").evaluate_all(
-                "all => all.map(f => f.calcdata[0][0].y ?? f.calcdata[0][0].s)"
-            )
-            watched.page.screenshot(path=screenshots / f"page-{scheme}.png", full_page=True)
-            background = watched.page.evaluate("getComputedStyle(document.body).backgroundColor")
-            watched.page.goto((out / "index.html").as_uri())
-            watched.page.screenshot(path=screenshots / f"index-{scheme}.png", full_page=True)
-            assert drawn == [4, 3]
-            assert (sum(map(int, re.findall(r"\d+", background)[:3])) < 200) == (scheme == "dark")
-            watched.assert_quiet()
 
 
 @pytest.mark.slow
@@ -296,9 +223,8 @@ def test_each_lab_gets_the_parameters_it_has(two_labs, tmp_path, monkeypatch):
     first, second = plan(two_labs, "full", {"rank": 4, "seconds": 2.5})
     assert first.injected == {"rank": 4, "preset": "full"}
     assert (second.injected, second.preset) == ({"seconds": 2.5}, None)
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr("labkit.models.find", lambda model: type("Found", (), {"folder": Path(model)}))
-    assert plan(two_labs, "quick", {"model": "assets"})[0].parameters == {"model": str(ROOT / "assets")}
+    monkeypatch.chdir(ROOT)  # a lab runs in its own folder
+    assert plan(two_labs, "quick", {"model": "assets/model"})[0].parameters == {"model": str(ROOT / "assets" / "model")}
 
 
 def test_labs_are_found_by_number_or_name(two_labs):

@@ -1,28 +1,28 @@
-"""The training task: what the grammar generates, what the files hold, and what the scores mean."""
+"""The training task: what the grammar generates, and what the scores mean."""
 
 import ast
 import collections
+import copy
 import functools
 import itertools
 import json
 import math
 import re
-import socket
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from labkit.errors import RequestError
 from labkit.train.pretrain import train_tokenizer
-from labkit.train.tasks import files, grammar, interpreter
-from labkit.train.tasks.files import COLUMNS, NAMES, load
+from labkit.train.tasks import files, grammar, interpreter, scoring
 from labkit.train.tasks.scoring import IGNORED, collate, complete, encode, prompt_of, score
 
+WRITTEN = ("instruction", "expression")  # the columns of the repository's own files
 ROWS = [
-    {"instruction": "add 3 and 8", "expression": "3 + 8"},
-    {"instruction": "the largest of 4, 9, 2", "expression": "max(4, 9, 2)"},
-    {"instruction": "length of 'abc'", "expression": "len('abc')"},
+    {"instruction": "add 3 and 8", "answer": "3 + 8"},
+    {"instruction": "the largest of 4, 9, 2", "answer": "max(4, 9, 2)"},
+    {"instruction": "length of 'abc'", "answer": "len('abc')"},
 ]
 
 
@@ -41,7 +41,7 @@ def splits(family):
 
 def test_sizes_are_as_promised_and_nothing_repeats(splits):
     assert {split: len(examples) for split, examples in splits.items()} == grammar.SIZES
-    for column in COLUMNS:
+    for column in WRITTEN:
         texts = [example[column] for examples in splits.values() for example in examples]
         assert len(set(texts)) == len(texts) == 5200
 
@@ -171,146 +171,7 @@ def test_the_command_writes_the_files(tmp_path, monkeypatch):
     grammar.main()
     written = sorted(path.relative_to(tmp_path / "tasks") for path in tmp_path.rglob("*.jsonl"))
     assert [path.parts[0] for path in written] == ["expressions-easy"] * 3 + ["expressions-hard"] * 3
-    assert json.loads((tmp_path / "tasks" / written[0]).read_text().splitlines()[0]).keys() == set(COLUMNS)
-
-
-# -------------------------------------------------------------------------------------------------- files
-
-
-def write(path, rows, columns=COLUMNS):
-    """Rows as the format that the path's name asks for."""
-    import pyarrow
-    from pyarrow import csv, parquet
-
-    table = pyarrow.table({column: [row[column] for row in rows] for column in columns})
-    if path.suffix == ".jsonl":
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        {".csv": csv.write_csv, ".parquet": parquet.write_table}[path.suffix](table, path)
-    return path
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_the_repositorys_tasks_load(name):
-    for split, size in grammar.SIZES.items():
-        dataset = load(name, split)
-        assert dataset.column_names == list(COLUMNS) and dataset.num_rows == size
-    lines = (files.TASKS / name / "test.jsonl").read_text().splitlines()
-    assert dataset.to_list() == [json.loads(line) for line in lines]
-
-
-def test_loading_asks_no_network_and_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
-    def refuse(*_):
-        raise AssertionError("a connection was tried")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    load(NAMES[0])
-    assert not list(tmp_path.iterdir())
-    assert capsys.readouterr() == ("", "")
-
-
-def test_datasets_reads_the_same_files_itself(tmp_path):
-    import datasets
-
-    datasets.disable_progress_bars()
-    path = str(files.TASKS / NAMES[1] / "validation.jsonl")
-    by_itself = datasets.load_dataset("json", data_files=path, split="train", cache_dir=str(tmp_path))
-    assert by_itself.to_list() == load(NAMES[1], "validation").to_list()
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
-def test_local_files_and_folders_load_by_the_same_call(tmp_path, suffix):
-    rows = [*ROWS, {"instruction": "nothing", "expression": "None"}, {"instruction": "7", "expression": "7"},
-            {"instruction": "two,\n\"lines\"", "expression": "'NA'"}]  # fmt: skip
-    file = write(tmp_path / f"mine{suffix}", rows)
-    numbers = [{"instruction": "seven", "expression": "7"}, {"instruction": "yes", "expression": "12"}]
-    write(tmp_path / f"test{suffix}", numbers)
-    assert load(file).to_list() == load(str(file)).to_list() == rows
-    assert load(tmp_path, "test").to_list() == numbers
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
-def test_other_columns_are_dropped_and_missing_ones_named(tmp_path, suffix):
-    rows = [{"n": 1, **row} for row in ROWS]
-    assert load(write(tmp_path / f"more{suffix}", rows, ["n", *COLUMNS])).to_list() == ROWS
-    renamed = [{"question": row["instruction"], "expression": row["expression"]} for row in ROWS]
-    path = write(tmp_path / f"other{suffix}", renamed, ["question", "expression"])
-    with pytest.raises(RequestError, match="has the columns question, expression; wanted are instruction, expression"):
-        load(path)
-
-
-@pytest.mark.parametrize(
-    ("line", "reason"),
-    [
-        (b'{"instruction": "a", "expression": ', "not a JSON object"),
-        (b"\xff\xfe", "not a JSON object"),
-        (b"[" * 100_000, "not a JSON object"),
-        (b'["a", "b"]', "a list, where an object"),
-        (b'{"instruction": "a"}', "has the columns instruction; wanted"),
-        (b"{}", "has the columns none; wanted"),
-        (b'{"instruction": "a", "expression": 7}', "expression is 7, not text"),
-        (b'{"instruction": null, "expression": "7"}', "instruction is null, not text"),
-    ],
-)
-def test_a_broken_line_is_named_by_file_and_line(tmp_path, line, reason):
-    good = [json.dumps(row).encode() for row in ROWS]
-    path = tmp_path / "broken.jsonl"
-    path.write_bytes(b"\n".join([good[0], b"", good[1], line, good[2]]))
-    with pytest.raises(RequestError, match=re.escape(reason)) as error:
-        load(path)
-    assert str(error.value).startswith(f"{path}, line 4: ")
-
-
-def test_broken_tables_are_refused_with_their_name(tmp_path):
-    import pyarrow
-    from pyarrow import parquet
-
-    (tmp_path / "uneven.csv").write_text("instruction,expression\na,1\nb,2,3\n")
-    (tmp_path / "false.parquet").write_bytes(b"not parquet")
-    columns = {"instruction": ["a", "b"], "expression": ["1", None]}
-    parquet.write_table(pyarrow.table(columns), tmp_path / "hole.parquet")
-    parquet.write_table(pyarrow.table(columns | {"expression": [1, 2]}), tmp_path / "numbers.parquet")
-    for name, reason in {
-        "uneven.csv": "Row #3: Expected 2 columns, got 3",
-        "false.parquet": "is not a Parquet table",
-        "hole.parquet": "row 2: expression is missing",
-        "numbers.parquet": "the column expression holds int64, not text",
-    }.items():
-        with pytest.raises(RequestError, match=reason) as error:
-            load(tmp_path / name)
-        assert str(tmp_path / name) in str(error.value)
-
-
-@pytest.mark.parametrize("suffix", [".jsonl", ".csv", ".parquet"])
-def test_an_empty_file_is_refused(tmp_path, suffix):
-    path = write(tmp_path / f"empty{suffix}", [])
-    with pytest.raises(RequestError, match="is empty"):
-        load(path)
-    path.write_bytes(b"")
-    with pytest.raises(RequestError, match=re.escape(str(path))):
-        load(path)
-
-
-def test_wrong_requests_say_what_there_is(tmp_path, monkeypatch):
-    with pytest.raises(RequestError, match="no file expressions-medium. Tasks are expressions-easy, expressions-hard"):
-        load("expressions-medium")
-    with pytest.raises(RequestError, match="has no split dev; it has test, train, validation"):
-        load(NAMES[0], "dev")
-    with pytest.raises(RequestError, match="has no split train; it has no .jsonl, .csv, .parquet file"):
-        load(tmp_path)
-    file = write(tmp_path / "train.jsonl", ROWS)
-    with pytest.raises(RequestError, match=re.escape("give a folder with test.jsonl")):
-        load(file, "test")
-    write(tmp_path / "train.csv", ROWS)
-    with pytest.raises(RequestError, match=re.escape("is there twice: train.jsonl, train.csv")):
-        load(tmp_path)
-    (tmp_path / "notes.txt").write_text("a")
-    with pytest.raises(RequestError, match="must end in one of .jsonl, .csv, .parquet"):
-        load(tmp_path / "notes.txt")
-    monkeypatch.setattr(files, "TASKS", tmp_path / "absent")
-    with pytest.raises(RequestError, match="labkit runs from a clone"):
-        load(NAMES[0])
+    assert json.loads((tmp_path / "tasks" / written[0]).read_text().splitlines()[0]).keys() == set(WRITTEN)
 
 
 # ------------------------------------------------------------------------------------------------ scoring
@@ -318,7 +179,7 @@ def test_wrong_requests_say_what_there_is(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return train_tokenizer(tuple(f"# {row['instruction']}\n{row['expression']}" for row in ROWS), 300)
+    return train_tokenizer(tuple(f"# {row['instruction']}\n{row['answer']}" for row in ROWS), 300)
 
 
 def tiny_model(tokenizer, **changes):
@@ -363,10 +224,33 @@ def test_encoding_scores_the_expression_and_its_end_alone(tokenizer):
         assert len(ids) == len(labels)
         scored = [label for label in labels if label != IGNORED]
         assert scored[-1] == tokenizer.eos_token_id
-        assert tokenizer.decode(scored[:-1]) == row["expression"]
+        assert tokenizer.decode(scored[:-1]) == row["answer"]
         assert ids[-len(scored) :] == scored
         assert ids[: -len(scored)] == tokenizer(prompt_of(row["instruction"]))["input_ids"]
-        assert tokenizer.decode(ids[:-1]) == f"# {row['instruction']}\n{row['expression']}"
+        assert tokenizer.decode(ids[:-1]) == f"# {row['instruction']}\n{row['answer']}"
+
+
+def test_long_items_lose_the_end_of_their_answer_and_endless_prompts_are_left_out(tokenizer, monkeypatch):
+    whole = encode(ROWS, tokenizer)
+    prompts = [labels.count(IGNORED) for _, labels in whole]
+    limit = sorted(prompts)[-1]  # the longest prompt leaves no room
+    monkeypatch.setattr(scoring, "MAX_TOKENS", limit)
+    kept = [one for one, prompt in zip(whole, prompts, strict=True) if prompt < limit]
+    assert encode(ROWS, tokenizer) == [(ids[:limit], labels[:limit]) for ids, labels in kept] != whole
+    monkeypatch.setattr(scoring, "MAX_TOKENS", 1)
+    with pytest.raises(RequestError, match="every instruction has 1 tokens or more"):
+        encode(ROWS, tokenizer)
+
+
+def test_a_model_of_few_positions_is_never_given_more(tokenizer):
+    """GPT-2 looks positions up in a table: one too many is an error, not a bad guess."""
+    short = copy.copy(tokenizer)
+    short.model_max_length = 24
+    torch.manual_seed(0)
+    size = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 24, "vocab_size": len(tokenizer)}
+    model = GPT2LMHeadModel(GPT2Config(**size, eos_token_id=tokenizer.eos_token_id))
+    items = [{"instruction": "add 3 and 8 " * repeats, "answer": "3 + 8" * 20} for repeats in (1, 40)]
+    assert score(model, short, items, max_new_tokens=8).examples == 2
 
 
 def test_collating_pads_on_the_right():
@@ -406,16 +290,16 @@ def test_the_loss_is_transformers_own_on_one_example_and_weighted_by_tokens_over
 
 def test_exact_and_execution_match_count_different_things(tokenizer):
     answers = [
-        {"instruction": ROWS[0]["instruction"], "expression": "11"},  # another way to the same value
-        {"instruction": ROWS[1]["instruction"], "expression": " max(4, 9, 2) "},  # the same text
-        {"instruction": ROWS[2]["instruction"], "expression": "len('abc"},  # refused
+        {"instruction": ROWS[0]["instruction"], "answer": "11"},  # another way to the same value
+        {"instruction": ROWS[1]["instruction"], "answer": " max(4, 9, 2) "},  # the same text
+        {"instruction": ROWS[2]["instruction"], "answer": "len('abc"},  # refused
     ]
     scores = score(Oracle(tokenizer, answers), tokenizer, ROWS)
     assert (scores.exact_match, scores.execution_match) == (pytest.approx(1 / 3), pytest.approx(2 / 3))
 
 
 def test_execution_match_is_unknown_where_the_truth_is_not_an_expression_of_the_language(tokenizer):
-    prose = [*ROWS, {"instruction": "greet", "expression": "Hello, reader!"}]
+    prose = [*ROWS, {"instruction": "greet", "answer": "Hello, reader!"}]
     scores = score(Oracle(tokenizer, prose), tokenizer, prose)
     assert (scores.exact_match, scores.execution_match) == (1.0, None)
 

@@ -37,3 +37,7 @@ def test_minutes_add_up(seconds):
     minutes, rest = map(int, re.fullmatch(r"(\d+) min (\d+) s", units.format_seconds(seconds)).groups())
     assert 0 <= rest < 60
     assert 60 * minutes + rest == pytest.approx(seconds, abs=0.51)
+
+
+def test_shares_are_shown_in_percent_and_the_unknown_as_a_dash():
+    assert [units.format_share(share) for share in (0, 0.255, 1.0, None)] == ["0%", "26%", "100%", "-"]

@@ -1,13 +1,10 @@
-"""`labkit lab`: open JupyterLab on the labs, or give one lab back as it was committed."""
+"""`labkit lab`: open JupyterLab on copies of the labs, or give one lab back as it came."""
 
 import argparse
-import datetime
 import os
 import subprocess
 import sys
 from pathlib import Path
-
-from labkit.errors import RequestError
 
 
 def add(subparsers) -> None:
@@ -15,24 +12,27 @@ def add(subparsers) -> None:
     parser = subparsers.add_parser(
         "lab",
         help="open the labs in JupyterLab",
-        description="Start JupyterLab for this machine alone (127.0.0.1) at the first lab.",
+        description="Start JupyterLab for this machine alone (127.0.0.1) at the first lab. It opens copies of the "
+        "labs, in work/, which git ignores; a copy you did not edit follows its lab.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--reset", metavar="NN", help="restore lab NN as committed, keep your version beside it, and end"
-    )
+    parser.add_argument("--reset", metavar="NN", help="copy lab NN anew, keep an edited copy beside it, and end")
     parser.add_argument("--port", type=int, metavar="N", help="port of the server (default: 8888 or the next free one)")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
 
 
 def run(options: argparse.Namespace) -> int:
     """Reset one lab, or become the JupyterLab server (then this does not return)."""
-    from labkit.runner import find_labs
+    from labkit.lab import copies
+    from labkit.lab.catalog import find_labs
+    from labkit.machine import require_folder
 
     if options.reset is not None:
-        print(_reset(*find_labs([options.reset])))
+        print(copies.reset(*find_labs([options.reset])))
         return 0
-    return _serve(find_labs()[0], options)
+    opened, notes = copies.update(require_folder("labs"))
+    print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
+    return _serve(opened[0], options)
 
 
 def _serve(first: Path, options: argparse.Namespace) -> int:
@@ -45,32 +45,20 @@ def _serve(first: Path, options: argparse.Namespace) -> int:
     command += [f"--port={options.port}"] if options.port is not None else []
     command += ["--no-browser"] if options.no_browser else []
     command += ["--allow-root"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
-    environment = {"JUPYTER_PREFER_ENV_PATH": "1"}  # a kernel of the same name in the home folder must not win
+    paths = filter(None, (str(root), os.environ.get("PYTHONPATH")))  # kernels import this labkit
+    # a kernel of the same name in the home folder must not win
+    environment = os.environ | {"JUPYTER_PREFER_ENV_PATH": "1", "PYTHONPATH": os.pathsep.join(paths)}
     os.chdir(root)
     sys.stdout.flush()
-    os.execvpe(command[0], command, os.environ | environment)
+    if os.name != "nt":
+        os.execvpe(command[0], command, environment)
+    return _wait_for(subprocess.Popen(command, env=environment))
 
 
-def _reset(lab: Path) -> str:
-    """Restore the lab from the last commit; what was edited is kept beside it. Says what was done."""
-    from labkit.record import write_atomically
-
-    committed = _committed(lab)
-    if lab.read_bytes() == committed:
-        return f"{lab.name} is as committed; nothing to do."
-    stamp = datetime.datetime.now().strftime("%Y-%m-%d-%H%M%S")
-    kept = lab.with_name(f"{lab.stem}.edited-{stamp}.ipynb")
-    kept.write_bytes(lab.read_bytes())
-    write_atomically(lab, committed)
-    return f"{lab.name} is as committed again; your version is {kept.name}."
-
-
-def _committed(lab: Path) -> bytes:
-    try:
-        shown = subprocess.run(["git", "show", f"HEAD:./{lab.name}"], cwd=lab.parent, capture_output=True)
-    except FileNotFoundError:
-        raise RequestError(f"{lab.name} cannot be restored: git is not installed.") from None
-    if shown.returncode:
-        reason = shown.stderr.decode(errors="replace").strip().removeprefix("fatal: ")
-        raise RequestError(f"{lab.name} cannot be restored from git: {reason}.")
-    return shown.stdout
+def _wait_for(server: subprocess.Popen) -> int:
+    """On Windows exec would give the terminal back at once: wait instead, and leave Ctrl-C to the server."""
+    while True:
+        try:
+            return server.wait()
+        except KeyboardInterrupt:
+            continue

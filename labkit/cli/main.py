@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from labkit.errors import LabkitError
 
-COMMANDS = ("run", "measure", "doctor", "lab", "pretrain")
+COMMANDS = ("run", "measure", "doctor", "gallery", "lab", "pretrain")
 INTERRUPTED = 130
 
 

@@ -18,8 +18,8 @@ def tokens_of(case: Case) -> int:
 
 
 def stream_bytes(case: Case) -> int:
-    """Bytes per element of the residual stream: fp32 embeddings (after the upcast) make all that follows fp32."""
-    return 4 if case.quantised and case.upcast else ELEMENT_BYTES[case.precision]
+    """Bytes per element of the residual stream."""
+    return ELEMENT_BYTES[case.stream_precision]
 
 
 def scores_bytes(shape: Shape, case: Case) -> int:

@@ -7,7 +7,7 @@ the allocator. Every formula is held against the measured step by a test.
 from collections import Counter
 from dataclasses import replace
 
-from labkit.case import Case
+from labkit.case import NESTED_BLOCK_SIZE, Case
 from labkit.errors import RequestError
 from labkit.memory.activations import (
     ADAPTER_BYTES,
@@ -22,11 +22,12 @@ from labkit.memory.activations import (
 )
 from labkit.memory.shape import Linear, Shape, adapted, shape_of
 from labkit.models.architectures import ARCHITECTURES
+from labkit.models.layers import is_named
+from labkit.models.sources import find
 from labkit.optimizers import MINIMUM_PAGED_ELEMENTS, PAGED, state_bytes
 
 CODE_TABLE_BYTES = 16 * 4  # bitsandbytes keeps the 16 levels as fp32 in every layer
 NESTED_TABLE_BYTES = 256 * 4 + 4  # and, with double quantisation, 256 levels and one fp32 offset
-NESTED_BLOCK = 256  # QLoRA paper (arXiv:2305.14314), section 3: second-level block size
 LOSS_COPIES_FORWARD_BYTES = {4: 4 + 4, 2: 2 + 4 + 4}  # logits, their fp32 copy if 16-bit, log-softmax
 LOSS_COPIES_BACKWARD_BYTES = 4 + 4 + 4  # log-softmax, its gradient, the logits' gradient, all fp32
 
@@ -39,7 +40,7 @@ def quantised_linear_bytes(linear: Linear, case: Case) -> tuple[int, int]:
     blocks = -(-linear.elements // case.block_size)
     if not case.double_quant:
         return linear.elements // 2, 4 * blocks + CODE_TABLE_BYTES
-    statistics = blocks + 4 * -(-blocks // NESTED_BLOCK) + CODE_TABLE_BYTES + NESTED_TABLE_BYTES
+    statistics = blocks + 4 * -(-blocks // NESTED_BLOCK_SIZE) + CODE_TABLE_BYTES + NESTED_TABLE_BYTES
     return linear.elements // 2, statistics
 
 
@@ -55,6 +56,25 @@ def weight_bytes(shape: Shape, case: Case) -> Counter:
         quantisation_statistics=shape.layers * sum(statistics for _, statistics in pairs),
         **{"upcast_weights" if upcast else "weights": rest * stream_bytes(case)},
     )
+
+
+def load_bytes(shape: Shape, case: Case, head_last: bool) -> int:
+    """The peak while the model is made: what is finished and, for QLoRA, on the way there the largest linear layer that
+    is not quantised yet (int8: and its fp16 copy), or the largest 16-bit tensor that is being upcast.
+
+    `head_last`: an output head of its own is made after the blocks (random weights), not before (a folder's).
+    """
+    weights, size = weight_bytes(shape, case), ELEMENT_BYTES[case.precision]
+    finished = sum(weights.values()) + trained_bytes(shape, case)["adapters"]
+    if not case.quantised:
+        return finished
+    largest, table = max(linear.elements for linear in shape.linears), shape.vocabulary * shape.hidden
+    quantised = weights["packed_weights"] + weights["quantisation_statistics"]
+    drawn = quantised + (shape.parameters - shape.linear_elements) * size
+    quantising = drawn + largest * (size + (2 if case.quant_type == "int8" and case.precision != "fp16" else 0))
+    quantising -= table * size if head_last and not shape.tied else 0
+    upcasting = sum(weights.values()) + table * size if weights["upcast_weights"] else 0
+    return max(finished, drawn, quantising, upcasting)
 
 
 def trainable_tensors(shape: Shape, case: Case) -> list[int]:
@@ -126,19 +146,21 @@ def breakdown_and_phases(case: Case) -> tuple[dict[str, int], dict[str, int]]:
         name: max(sum(kinds.values()) for phase, kinds in found if phase == name)
         for name in ("forward", "backward", "optimizer")
     }
+    phases = {"load": load_bytes(shape, case, head_last=not find(case.model, weights=False).trained), **phases}
     peak = max((kinds for _, kinds in found), key=lambda kinds: sum(kinds.values()))
     return {kind: size for kind, size in peak.items() if size}, phases
 
 
 def refuse_uncovered(case: Case) -> None:
     """RequestError, in one sentence, for what the formulas would get wrong."""
-    leaves = [linear.name for linear in shape_of(case.model).linears]
+    paths = [linear.path for linear in shape_of(case.model).linears]
     uncovered = {
         "method": case.method not in ("full", "lora", "qlora"),
         "autocast": case.autocast is not None,
         "dropout": case.dropout > 0 and case.method != "full",
         "world_size": case.world_size > 1,
-        "targets": not isinstance(case.targets, str) and any(name not in leaves for name in case.targets),
+        "targets": not isinstance(case.targets, str)
+        and not all(any(is_named(path, target) for path in paths) for target in case.targets),
     }
     for name in (name for name, holds in uncovered.items() if holds):
         raise RequestError(
@@ -161,7 +183,7 @@ def estimate(case: Case, device_type: str = "cuda"):
     managed_bytes = paged_bytes(shape_of(case.model), case) if device_type == "cuda" else 0
     if managed_bytes:
         breakdown["optimizer_states"] -= managed_bytes
-        phases = {phase: size - managed_bytes for phase, size in phases.items()}
+        phases = {phase: size - managed_bytes * (phase != "load") for phase, size in phases.items()}
     peak = sum(breakdown.values())
     return new_record(
         case,
@@ -176,8 +198,8 @@ def estimate(case: Case, device_type: str = "cuda"):
     )
 
 
-def largest_architecture(case: Case, limit_bytes: int) -> str | None:
+def largest_architecture(case: Case, limit_bytes: int, device_type: str = "cuda") -> str | None:
     """The largest named architecture whose estimated peak with `case`'s settings is within `limit_bytes`."""
-    peaks = {name: estimate(replace(case, model=name)).peak_allocated_bytes for name in ARCHITECTURES}
+    peaks = {name: estimate(replace(case, model=name), device_type).peak_allocated_bytes for name in ARCHITECTURES}
     fitting = [name for name, peak in peaks.items() if peak <= limit_bytes]
     return max(fitting, key=lambda name: shape_of(name).parameters, default=None)

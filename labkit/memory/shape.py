@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labkit.errors import RequestError
+from labkit.models.architectures import refuse_impossible_shape
+from labkit.models.layers import selects
 from labkit.models.sources import find
 
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
@@ -26,6 +28,11 @@ class Linear:
     @property
     def in_attention(self) -> bool:
         return self.name in ("q_proj", "k_proj", "v_proj", "o_proj")
+
+    @property
+    def path(self) -> str:
+        """Its name inside the block."""
+        return f"{'self_attn' if self.in_attention else 'mlp'}.{self.name}"
 
 
 @dataclass(frozen=True)
@@ -80,20 +87,27 @@ class Shape:
 
 def shape_of(model: str | Mapping) -> Shape:
     """The shape of a Case's model. RequestError for model types the formulas do not cover."""
-    config = find(model).config
+    source = find(model, weights=False)
+    config = source.config
     kind = config.get("model_type")
     if kind not in QKV_BIAS:
         raise RequestError(f"The closed formulas do not cover model_type={kind!r}; they cover {', '.join(QKV_BIAS)}.")
     if missing := [key for key in REQUIRED if key not in config]:
         raise RequestError(f"The model object lacks {', '.join(missing)}, which the closed formulas need.")
+    refuse_impossible_shape(source.name, config)
     heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or config["hidden_size"] // heads
+    if head_dim < 1 or head_dim % 2:
+        raise RequestError(
+            f"Model {source.name!r} cannot be built: its head_dim is {head_dim}, and must be even and above zero."
+        )
     return Shape(
         hidden=config["hidden_size"],
         mlp=config["intermediate_size"],
         layers=config["num_hidden_layers"],
         heads=heads,
         key_value_heads=config.get("num_key_value_heads") or heads,
-        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        head_dim=head_dim,
         vocabulary=config["vocab_size"],
         tied=config.get("tie_word_embeddings", False),
         qkv_bias=QKV_BIAS[kind],
@@ -102,10 +116,4 @@ def shape_of(model: str | Mapping) -> Shape:
 
 def adapted(shape: Shape, targets: str | tuple[str, ...]) -> tuple[Linear, ...]:
     """The linear layers of one block that `targets` selects."""
-    chosen = {
-        "all-linear": lambda linear: True,
-        "attention": lambda linear: linear.in_attention,
-        "mlp": lambda linear: not linear.in_attention,
-        "qv": lambda linear: linear.name in ("q_proj", "v_proj"),
-    }.get(targets if isinstance(targets, str) else "", lambda linear: linear.name in targets)
-    return tuple(linear for linear in shape.linears if chosen(linear))
+    return tuple(linear for linear in shape.linears if selects(targets, linear.path))

@@ -4,15 +4,19 @@ from torch import nn
 
 from labkit.case import Case
 from labkit.errors import RequestError
+from labkit.methods.quantised import quantise, quantiser
 from labkit.methods.targets import target_names
-from labkit.models.build import DTYPES, build_base
+from labkit.models.build import build_base
 from labkit.models.quiet import quiet_libraries
 
 AVAILABLE = ("full", "lora", "qlora")
 
 
 def make_trainable(base: nn.Module, case: Case) -> nn.Module:
-    """Apply the method of a filled-in `case` to `base` (changed in place) and return the model to train."""
+    """Apply the method of a filled-in `case` to `base` (changed in place) and return the model to train.
+
+    For QLoRA, layers of `base` that are not yet quantised are.
+    """
     if case.method not in AVAILABLE:
         raise RequestError(f"method={case.method!r} cannot be run yet; use one of {', '.join(AVAILABLE)}.")
     quiet_libraries()
@@ -28,16 +32,15 @@ def make_trainable(base: nn.Module, case: Case) -> nn.Module:
 
 
 def build(case: Case, device: str) -> nn.Module:
-    """The trainable model of a filled-in `case` on `device`."""
-    return make_trainable(build_base(case, device), case)
+    """The trainable model of a filled-in `case` on `device`: its layers are quantised as they are made."""
+    return make_trainable(build_base(case, device, quantiser(case) if case.quantised else None), case)
 
 
 def _prepare_quantised(base: nn.Module, case: Case) -> None:
+    """Freeze `base`; the upcast to fp32 holds one parameter twice at a time."""
     from peft import prepare_model_for_kbit_training
 
-    from labkit.methods.quantised import quantise
-
-    quantise(base, case, DTYPES[case.compute_dtype])
+    quantise(base, case)
     if case.upcast:
         prepare_model_for_kbit_training(base, use_gradient_checkpointing=False)
     else:

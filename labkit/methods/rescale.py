@@ -3,6 +3,7 @@
 The update of a layer is s B A with s = alpha/r or alpha/sqrt(r), so its norm is proportional to alpha.
 """
 
+import datetime
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,17 +12,23 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from labkit import machine
+
 ADAPTER = "default"  # peft's name for the only adapter
 
 
 @dataclass(frozen=True)
 class AlphaCurve:
-    """Loss (nats per target token) and norm of the update at each alpha, for one trained adapter."""
+    """Loss (nats per target token) and norm of the update at each alpha, for one trained adapter; `meter`, `device` and
+    `created` say where they come from, as a Record's do."""
 
     trained_alpha: float
     alphas: tuple[float, ...]
     losses: tuple[float, ...]
     norms: tuple[float, ...]
+    device: str
+    created: str
+    meter: str = "measured"
 
 
 def lora_layers(model: nn.Module) -> Iterator[nn.Module]:
@@ -63,4 +70,6 @@ def alpha_curve(
         with rescaled(model, alpha):
             losses.append(loss())
             norms.append(update_norm(model))
-    return AlphaCurve(trained_alpha, tuple(alphas), tuple(losses), tuple(norms))
+    device = "cpu" if next(model.parameters()).device.type == "cpu" else machine.device_name()
+    created = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return AlphaCurve(trained_alpha, tuple(alphas), tuple(losses), tuple(norms), device, created)

@@ -9,7 +9,14 @@ def quiet_libraries() -> None:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    for name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions"):
+    # transformers' first one reports what a folder lacks, which `build` refuses in a sentence, the second one that a
+    # model given a device is not sharded over several, which nobody asked for
+    for name in (
+        "bitsandbytes.backends.cpu.ops",
+        "bitsandbytes.autograd._functions",
+        "transformers.modeling_utils",
+        "transformers.distributed.tensor_parallel",
+    ):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in ("Paged optimizers are not supported on CPU", "MatMul8bitLt: inputs will be cast"):
         warnings.filterwarnings("ignore", message, UserWarning)

@@ -18,7 +18,7 @@ WIDGET_STATE = "application/vnd.jupyter.widget-state+json"
 
 def widget_models(notebook) -> dict[str, dict[str, Any]]:
     """Model id -> `{"model_name", "state"}` of the widgets saved in the notebook."""
-    return notebook.metadata.get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
+    return notebook["metadata"].get("widgets", {}).get(WIDGET_STATE, {}).get("state", {})
 
 
 def results_in(notebook) -> list[dict[str, Any]]:

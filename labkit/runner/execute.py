@@ -14,10 +14,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from labkit import machine
 from labkit.machine import repository_root
 from labkit.record import write_atomically
 from labkit.runner.collect import in_words, problem_in, results_in
@@ -63,9 +65,10 @@ def execute(
         results=results_in(notebook),
         error=error,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        machine=_machine(),
     )
-    _write(out_folder, job, notebook, run)
-    progress.ended(job.name, f"failed: {error}" if error else f"ok after {format_seconds(run.seconds)}")
+    run = _write(out_folder, job, notebook, run)
+    progress.ended(job.name, f"failed: {run.error}" if run.error else f"ok after {format_seconds(run.seconds)}")
     return run
 
 
@@ -189,11 +192,25 @@ def _read(partial: Path, lab: Path):
     return notebook
 
 
-def _write(out_folder: Path, job: Job, notebook, run: LabRun) -> None:
+def _write(out_folder: Path, job: Job, notebook, run: LabRun) -> LabRun:
+    """Write notebook and page; the run, failed if no page could be made of what the lab left."""
     import nbformat
 
-    from labkit.runner.pages import lab_page
+    from labkit.runner.pages import lab_page, plain_page
 
-    page = lab_page(notebook, run, job.lab.parent)
     write_atomically(out_folder / f"{job.name}.ipynb", (nbformat.writes(notebook) + "\n").encode())
+    try:
+        page = lab_page(notebook, run, job.lab.parent)
+    except Exception as error:  # nbconvert raises many kinds for an output it cannot show
+        cause = f"its page could not be made ({type(error).__name__}: {' '.join(str(error).split())})"
+        run = replace(run, outcome="failed", error=run.error or f"{cause}; the notebook is complete.")
+        page = plain_page(run)
     write_atomically(out_folder / f"{job.name}.html", page.encode())
+    return run
+
+
+def _machine() -> str:
+    """`Processor, 2 cores`, after the GPU's name where there is one."""
+    cpu, gpu = machine.processor(), machine.gpu()
+    host = f"{cpu.name}, {cpu.cores} cores"
+    return f"{gpu.name}; {host}" if gpu else f"{host}, no GPU"

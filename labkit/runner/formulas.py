@@ -6,8 +6,10 @@ page that it makes.
 
 import re
 
-# Code (fenced or in backticks) is left alone; $$...$$ stands on its own, $...$ in the line.
-_PIECES = re.compile(r"(```.*?```|`[^`\n]*`)|\$\$(.+?)\$\$|(?<!\\)\$(?![\s$])([^$\n]+?)(?<![\s\\])\$(?!\d)", re.DOTALL)
+# Code (fenced, in backticks or in HTML) is left alone; $$...$$ stands on its own, $...$ in the line.
+_CODE = r"(?P<code>```.*?```|~~~.*?~~~|``.*?``|`[^`\n]*`|<(?P<tag>code|pre)\b.*?</(?P=tag)>)"
+_FORMULA = r"\$\$(?P<block>.+?)\$\$|(?<!\\)\$(?![\s$])(?P<inline>[^$\n]+?)(?<![\s\\])\$(?!\d)"
+_PIECES = re.compile(f"{_CODE}|{_FORMULA}", re.DOTALL)
 
 
 class Formulas:
@@ -29,9 +31,9 @@ class Formulas:
     def _marked(self, found: re.Match) -> str:
         from latex2mathml.converter import convert
 
-        code, block, inline = found.groups()
-        if code is not None:
-            return code
+        block, inline = found["block"], found["inline"]
+        if found["code"] is not None:
+            return found["code"]
         mark = f"labkit-formula-{len(self._mathml)}-"
         try:
             self._mathml[mark] = convert(block or inline, display="block" if block else "inline")

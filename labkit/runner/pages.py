@@ -1,35 +1,36 @@
 """An executed lab as one page that needs neither a kernel nor a network.
 
-nbconvert makes the page; what it would fetch from elsewhere is left out, plotly.js is one file beside all pages, and
-figures, live ones included, become plotly figures the reader can still hover and zoom. Light or dark as the system is.
+nbconvert makes the page from `page.html.j2`: what it would fetch from elsewhere is left out, plotly.js is one file
+beside all pages, and figures, live ones included, become plotly figures the reader can still hover and zoom. Light or
+dark as the system is; wide tables and code scroll inside their own box, so that a phone shows the rest.
 """
 
 import copy
 import html
 import json
-from collections.abc import Iterator, Mapping
+import re
 from pathlib import Path
-from typing import Any
 
+from labkit.lab.catalog import Card, card_of
 from labkit.record import write_atomically
-from labkit.runner.collect import plain_text, widget_models
+from labkit.runner.collect import widget_models
+from labkit.runner.drawn import drawn
 from labkit.runner.formulas import Formulas
 from labkit.runner.store import LabRun
 from labkit.units import format_seconds
 
 PLOTLY_FILE = "plotly.min.js"
-_FIGURE = "application/vnd.plotly.v1+json"
-_VIEW = "application/vnd.jupyter.widget-view+json"
-_ELSEWHERE = ("require_js_url", "jquery_url", "mathjax_url", "mermaid_js_url", "jupyter_widgets_base_url")
-_CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False, "plotlyServerURL": ""}
-_STYLE = """
-.labkit-run { max-width: 60rem; margin: 0 auto 1rem; padding: .5rem 1rem; font-family: sans-serif;
-  color: var(--jp-ui-font-color1); border-left: 4px solid var(--jp-brand-color1); }
-.labkit-run a { color: var(--jp-content-link-color); }
-.labkit-run.failed { border-color: var(--jp-error-color1); }
-.labkit-control { font-family: sans-serif; color: var(--jp-ui-font-color1); }
-main { max-width: 70rem; margin: 0 auto; }
-"""
+NOSCRIPT = (
+    '<noscript><p class="labkit-noscript">Figures need JavaScript; text, tables and numbers are all here without it.'
+    "</p></noscript>"
+)
+_OVERWRITTEN = re.compile(r"[^\n]*\r(?=[^\n])")
+_LAB_LINK = re.compile(r'(<a href=")(\d\d_\w+)\.ipynb"')
+
+
+def asset(name: str) -> str:
+    """The text of a file beside this module."""
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
 
 
 def write_plotly(folder: Path) -> None:
@@ -46,85 +47,86 @@ def lab_page(notebook, run: LabRun, lab_folder: Path) -> str:
     """The HTML of an executed notebook; pictures are taken in from paths relative to `lab_folder`."""
     from nbconvert import HTMLExporter
 
-    notebook = copy.deepcopy(notebook)
-    models, formulas = widget_models(notebook), Formulas()
+    card = card_of(run.name, notebook)
+    notebook, formulas = copy.deepcopy(notebook), Formulas()
+    _make_standalone(notebook, formulas)
+    notebook.metadata["title"] = title_of(card)
+    exporter = HTMLExporter(template_name="lab", raw_template=asset("page.html.j2"), embed_images=True)
+    dark = exporter.environment.loader.get_source(exporter.environment, "static/theme-dark.css")[0]
+    own = {
+        "plotly": PLOTLY_FILE,
+        "style": f"@media (prefers-color-scheme: dark) {{ {dark} }}\n{asset('look.css')}{asset('page.css')}",
+        "script": asset("figures.js"),
+        "header": f"{header(run)}{NOSCRIPT}",
+    }
+    resources = {"metadata": {"name": run.name, "path": str(lab_folder)}, "labkit": own}
+    page, _ = exporter.from_notebook_node(notebook, resources)
+    return formulas.put_in(_boxed_tables(_LAB_LINK.sub(r'\1index.html#\2"', page)))
+
+
+def plain_page(run: LabRun) -> str:
+    """The page of a lab whose notebook could not be made into one: what is known of the run, and the notebook."""
+    name = html.escape(run.name)
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<style>{asset('look.css')}{asset('page.css')}</style></head><body>\n{header(run)}<main><h1>{name}</h1>"
+        f'<p>The notebook as far as it was run: <a href="{name}.ipynb">{name}.ipynb</a></p></main></body></html>\n'
+    )
+
+
+def title_of(card: Card) -> str:
+    """`03 Full fine-tuning, LoRA and QLoRA: ...`"""
+    return f"{card.number} {card.question}"
+
+
+def moment(run: LabRun) -> str:
+    """`2026-01-31 12:30 UTC`"""
+    return f"{run.created[:16].replace('T', ' ')} UTC"
+
+
+def header(run: LabRun) -> str:
+    """The line above a page: the way back, and how the run went."""
+    facts = [run.outcome, format_seconds(run.seconds), f"preset {run.preset}" if run.preset else ""]
+    facts += [f"{name} = {json.dumps(value)}" for name, value in run.parameters.items()]
+    text = html.escape(" · ".join(filter(None, [*facts, run.machine, moment(run)])))
+    error = f"<p><strong>{html.escape(run.error)}</strong></p>" if run.error else ""
+    return (
+        f'<header class="labkit-run {run.outcome}"><nav aria-label="Labs"><a href="index.html">All labs</a></nav>'
+        f"<p>{text}</p>{error}</header>"
+    )
+
+
+def _make_standalone(notebook, formulas: Formulas) -> None:
+    """Replace, in place, what only JupyterLab shows: formulas, figures and widgets."""
+    models = widget_models(notebook)
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = formulas.take_out(cell.source)
+        if "outputs" in cell:
+            cell.outputs = _as_on_a_terminal(cell.outputs)
         for output in cell.get("outputs", []):
-            if drawn := _drawn(output.get("data", {}), models):
-                output["data"] = {"text/html": drawn}
-    exporter = HTMLExporter(template_name="lab", embed_images=True, **dict.fromkeys(_ELSEWHERE, ""))
-    resources = {"metadata": {"name": run.name, "path": str(lab_folder)}}
-    page, _ = exporter.from_notebook_node(notebook, resources)
-    dark = exporter.environment.loader.get_source(exporter.environment, "static/theme-dark.css")[0]
-    head = (
-        f'<script src="{PLOTLY_FILE}"></script>'
-        f"<style>@media (prefers-color-scheme: dark) {{ {dark} }} {_STYLE}</style></head>"
-    )
-    return formulas.put_in(page).replace("</head>", head, 1).replace("<main>", "<main>" + _heading(run), 1)
+            data = output.get("data", {})
+            if markup := drawn(data, models):
+                output["data"] = {"text/html": markup}
+            elif "text/markdown" in data:
+                data["text/markdown"] = formulas.take_out("".join(data["text/markdown"]))
 
 
-def _heading(run: LabRun) -> str:
-    facts = [run.outcome, format_seconds(run.seconds), f"preset {run.preset}" if run.preset else ""]
-    facts += [f"{name} = {json.dumps(value)}" for name, value in run.parameters.items()] + [run.created]
-    text = html.escape(" · ".join(filter(None, facts)))
-    error = f"<p><strong>{html.escape(run.error)}</strong></p>" if run.error else ""
-    return f'<div class="labkit-run {run.outcome}"><a href="index.html">All labs</a> · {text}{error}</div>'
+def _as_on_a_terminal(outputs: list) -> list:
+    """The outputs with each run of printed pieces as one, and of a progress bar its last state only."""
+    kept = []
+    for output in outputs:
+        if kept and output.output_type == kept[-1].output_type == "stream" and output.name == kept[-1].name:
+            kept[-1].text += output.text
+        else:
+            kept.append(output)
+    for output in kept:
+        if output.output_type == "stream":
+            output.text = _OVERWRITTEN.sub("", output.text)
+    return kept
 
 
-def _drawn(data: Mapping[str, Any], models: Mapping[str, Any]) -> str:
-    """HTML for an output that only JupyterLab could show: a plotly figure, a tree of widgets; else empty."""
-    if _FIGURE in data:
-        return _figure(data[_FIGURE])
-    if _VIEW in data:
-        return "".join(_widget(data[_VIEW]["model_id"], models))
-    return ""
-
-
-def _widget(model_id: str, models: Mapping[str, Any]) -> Iterator[str]:
-    """A widget and its children, in order: figures, text, and controls as the values they had."""
-    model = models.get(model_id.removeprefix("IPY_MODEL_"), {})
-    state, name = model.get("state", {}), model.get("model_name", "")
-    for child in state.get("children", []):
-        yield from _widget(child, models)
-    if "figure" in state:
-        yield _figure(state["figure"], state.get("label", ""))
-    elif name in ("HTMLModel", "HTMLMathModel"):
-        yield f'<div class="labkit-control">{state.get("value", "")}</div>'
-    elif name == "OutputModel":
-        yield from (_output(output, models) for output in state.get("outputs", []))
-    elif state.get("description") and (value := _value(state)) is not None:
-        text = html.escape(f"{state['description']}: {value}")
-        yield f'<div class="labkit-control">{text}</div>'
-
-
-def _value(state: Mapping[str, Any]) -> Any:
-    """What a control is set to: the chosen labels of a selection, else its value."""
-    labels, index = state.get("_options_labels"), state.get("index")
-    if labels and index is not None:
-        return ", ".join(labels[i] for i in (index if isinstance(index, list | tuple) else [index]))
-    return state.get("value")
-
-
-def _output(output: Mapping[str, Any], models: Mapping[str, Any]) -> str:
-    data = output.get("data", {})
-    text = "".join(data.get("text/plain", output.get("text", "")))
-    return _drawn(data, models) or "".join(data.get("text/html", "")) or f"<pre>{html.escape(text)}</pre>"
-
-
-def _figure(figure: Mapping[str, Any], label: str = "") -> str:
-    from plotly.io import to_html
-
-    layout = figure.get("layout", {})
-    markup = to_html(
-        {"data": figure["data"], "layout": layout},
-        config=_CONFIG,
-        include_plotlyjs=False,
-        full_html=False,
-        default_height=layout.get("height", 420),
-        validate=False,
-    )
-    label = label or plain_text((layout.get("title") or {}).get("text") or "figure")
-    return f'<div role="img" aria-label="{html.escape(label)}">{markup}</div>'
+def _boxed_tables(page: str) -> str:
+    return page.replace("<table", '<div class="labkit-scroll"><table').replace("</table>", "</table></div>")

@@ -9,8 +9,8 @@ from typing import Any
 
 from labkit.case import check_field, field_of
 from labkit.errors import LabFailed, RequestError
+from labkit.lab.catalog import read_parameters
 from labkit.lab.setup import check_preset
-from labkit.runner.catalog import read_parameters
 
 
 @dataclass(frozen=True)
@@ -110,16 +110,17 @@ def _check_kind(name: str, value: Any, owners: Mapping[Path, Any]) -> None:
 
 def _checked_model(model: Any) -> Any:
     """ModelNotAvailable, or the model: a folder as an absolute path, because a lab runs in its own folder."""
-    from labkit.models import find
+    from labkit.models.sources import EMBEDDED, check_available, local_folder
 
-    found = find(model).folder
-    is_local = isinstance(model, str) and found == Path(model).expanduser()
-    return str(found.resolve()) if is_local else model
+    check_available(model)
+    folder = local_folder(model)
+    return str(folder.resolve()) if folder and model != EMBEDDED else model
 
 
 def _checked_task(task: str) -> str:
-    """RequestError, or the task: a folder as an absolute path, likewise."""
-    from labkit.train.tasks.files import NAMES, check_available
+    """RequestError, or the task: a local path as an absolute one, likewise."""
+    from labkit.train.tasks.files import check_available, local_path
 
     check_available(task)
-    return task if task in NAMES else str(Path(task).expanduser().resolve())
+    path = local_path(task)
+    return str(path.resolve()) if path else task

@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabFailed, RequestError
+from labkit.lab.catalog import Card, find_labs, read_card
 from labkit.record import write_atomically
-from labkit.runner.catalog import find_labs
 from labkit.runner.execute import execute
 from labkit.runner.progress import Progress
 from labkit.runner.request import Job, plan
@@ -53,15 +54,25 @@ def run_labs(
     out = Path(out).resolve()
     progress = progress or Progress()
     with locked(out):
+        others = [read_card(lab) for lab in _labs_beside(planned)]
         runs = read_results(out)
         todo = [job for job in planned if not (resume and _is_done(job, runs, out))]
         for job in todo:  # what is being repeated must not look finished
             runs.pop(job.name, None)
-        _publish(out, runs)
+        _publish(out, runs, others)
         for run in _all(todo, out, jobs, timeout_seconds, progress):
             runs[run.name] = run
-            _publish(out, runs)
+            _publish(out, runs, others)
     return {job.name: runs[job.name] for job in planned}
+
+
+def _labs_beside(planned: list[Job]) -> list[Path]:
+    """All labs of the folders that the planned ones come from: those that do not run are on the gallery, too."""
+    labs = []
+    for folder in sorted({job.lab.parent for job in planned}):
+        with suppress(RequestError):  # no file there has a lab's name, the one that runs included
+            labs += find_labs(folder=folder)
+    return labs
 
 
 def _is_done(job: Job, runs: Mapping[str, LabRun], out: Path) -> bool:
@@ -84,10 +95,10 @@ def _all(todo: list[Job], out: Path, jobs: int, timeout_seconds: float | None, p
         pool.shutdown(cancel_futures=True)
 
 
-def _publish(out: Path, runs: Mapping[str, LabRun]) -> None:
-    from labkit.runner.index import index_page
+def _publish(out: Path, runs: Mapping[str, LabRun], others: list[Card]) -> None:
+    from labkit.runner.gallery import gallery_page
     from labkit.runner.pages import write_plotly
 
     write_plotly(out)
     write_results(out, runs)
-    write_atomically(out / "index.html", index_page(runs).encode())
+    write_atomically(out / "index.html", gallery_page(runs, out, others).encode())

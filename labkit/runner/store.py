@@ -22,7 +22,8 @@ FILE_NAME = "results.json"
 class LabRun:
     """What came of one lab. `results`: objects with `name`, `value`, `unit` and `tolerance`, as the lab emitted them.
 
-    `outcome` is `ok` or `failed`; `error` says why it failed; `seconds` are wall-clock; `created` is ISO 8601, UTC.
+    `outcome` is `ok` or `failed`; `error` says why it failed; `seconds` are wall-clock; `created` is ISO 8601, UTC;
+    `machine` is the GPU and processor it ran on, None in files older than this field.
     """
 
     name: str
@@ -33,6 +34,7 @@ class LabRun:
     results: list[dict[str, Any]]
     error: str | None
     created: str
+    machine: str | None = None
 
     @property
     def ok(self) -> bool:

@@ -8,7 +8,7 @@ import torch
 
 from labkit.case import Trial
 from labkit.models.build import tokenizer_of
-from labkit.train.progress import progress
+from labkit.progress import progress
 from labkit.train.step import Batch, Training, prepare, train_step
 from labkit.train.tasks.files import load
 from labkit.train.tasks.scoring import Scores, collate, encode, mean_loss, score
@@ -68,11 +68,16 @@ def optimise(training: Training, trial: Trial, batches: Iterator[list[Batch]], l
     return losses
 
 
-def train(trial: Trial, device: str | None = None, score_examples: int = 200) -> Trained:
-    """Train `trial`; score it on `score_examples` validation items (0: none), before training by the loss alone."""
+def train(
+    trial: Trial, device: str | None = None, score_examples: int = 200, training: Training | None = None
+) -> Trained:
+    """Train `trial`; score it on `score_examples` validation items (0: none), before training by the loss alone.
+
+    `training`: what `prepare` made of this very trial, for those who look at the model before; default: make it.
+    """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = tokenizer_of(trial)
-    training = prepare(trial, device, learning_rate=trial.learning_rate)
+    training = training or prepare(trial, device, learning_rate=trial.learning_rate)
     encoded = encode(load(trial.task, "train"), tokenizer)
     validation = first_rows(load(trial.task, "validation"), score_examples) if score_examples else None
     result = Trained(trial, training)

@@ -19,9 +19,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from labkit.errors import RequestError
 from labkit.models.quiet import quiet_libraries
+from labkit.progress import progress
 from labkit.train.card import describe
 from labkit.train.corpus import Corpus
-from labkit.train.progress import progress
 
 END, PAD = "<|end|>", "<|pad|>"
 PROMPT = "def read_lines(path):"  # what the card's sample goes on from

@@ -1,68 +1,56 @@
-// Draws the model's `figure` with plotly.js, which is loaded once per page: what JupyterLab's own plotly renderer has
-// already loaded, else plotly.py's copy, asked for by the first figure and delivered by the kernel.
+// Draws the model's `figure` with plotly.js, and keeps an account of its numbers in a table.
 
 // No button that would send the reader's chart to somebody's server (plotly.js shows one by default).
-const CONFIG = { displaylogo: false, showSendToCloud: false };
-const page = (globalThis.labkitLiveFigures ??= { loading: undefined, owner: undefined });
+const CONFIG = { displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+const PATIENCE_MS = 5000;
+const WAITING = "The figure is being drawn.";
+const NOT_DRAWN = "This figure could not be drawn yet: run this cell, or all cells, to see it.";
+const NOT_LIVE = "As it was when the notebook was saved: run this cell, or all cells, to move it.";
 
-async function plotly(model) {
-  while (!globalThis.Plotly) {
-    if (!page.loading) {
-      page.owner = model;
-      page.loading = load(model).finally(() => (page.loading = undefined));
-    }
-    const owner = page.owner;
-    try {
-      await page.loading;
-    } catch (error) {
-      if (owner === model) throw error; // else its figure is gone: the next one asks
-    }
-  }
-  return globalThis.Plotly;
+function titleOf(figure) {
+  const title = figure.layout?.title?.text ?? "";
+  return title.replace(/<[^>]*>/g, " ").replace(/\s+/g, " ").trim() || "figure";
 }
 
-function load(model) {
-  return new Promise((resolve, reject) => {
-    const received = (message, buffers) => {
-      if (message?.kind !== "plotly.js") return;
-      model.off("msg:custom", received);
-      const script = document.createElement("script");
-      script.textContent = new TextDecoder().decode(buffers[0]);
-      document.head.append(script);
-      globalThis.Plotly ? resolve() : reject(new Error("plotly.js did not load"));
-    };
-    const lost = () => reject(new Error("the kernel is gone"));
-    model.on("msg:custom", received);
-    model.on("destroy", lost);
-    model.on("comm_live_update", lost);
-    model.send({ kind: "plotly.js wanted" });
-  });
-}
-
-function describe(model) {
-  const title = model.get("figure").layout?.title?.text ?? "";
-  return model.get("label") || title.replace(/<[^>]*>/g, " ") || "figure";
+// To a screen reader plotly's many layers and icons are one picture; its buttons have names of their own.
+function name(box, label) {
+  const [picture, ...others] = box.querySelectorAll("svg");
+  picture.setAttribute("role", "img");
+  picture.setAttribute("aria-label", label);
+  for (const other of others) other.setAttribute("aria-hidden", "true");
 }
 
 async function render({ model, el }) {
   const box = document.createElement("div");
-  box.style.width = "100%";
-  box.setAttribute("role", "img");
-  box.setAttribute("aria-label", describe(model));
-  box.textContent = "The figure appears when the kernel has time for it.";
-  el.append(box);
+  box.className = "labkit-figure";
+  box.setAttribute("role", "status");
+  box.textContent = WAITING;
+  const numbers = numbersOf(model);
+  const saved = document.createElement("p");
+  saved.className = "labkit-saved"; // shown, by live.css, where ipywidgets marks the widget as having no kernel
+  saved.textContent = NOT_LIVE;
+  el.append(saved, box, numbers.element);
+  const unname = nameControls(el);
 
-  const Plotly = await plotly(model);
-  box.replaceChildren();
+  const busy = () => el.setAttribute("aria-busy", model.get("busy"));
+  busy();
+  model.on("change:busy", busy);
+  const patience = setTimeout(() => (box.textContent = NOT_DRAWN), PATIENCE_MS);
+  const Plotly = await plotly(model).finally(() => clearTimeout(patience));
 
   // The box owns the height: one left to plotly's layout collapses to 0 when the page is resized.
-  const react = () => {
+  const react = async () => {
     const { data, layout } = model.get("figure");
+    if (!data) return;
+    if (box.hasAttribute("role")) {
+      box.removeAttribute("role");
+      box.replaceChildren();
+    }
     const color = getComputedStyle(box).getPropertyValue("--jp-ui-font-color1").trim();
     box.style.height = `${layout.height ?? 420}px`;
-    box.setAttribute("aria-label", describe(model));
     const font = color ? { color, ...layout.font } : layout.font;
-    return Plotly.react(box, data, { ...layout, font, height: undefined, autosize: true }, CONFIG);
+    await Plotly.react(box, data, { ...layout, font, height: undefined, autosize: true }, CONFIG);
+    name(box, model.get("label") || titleOf(model.get("figure")));
   };
 
   // One drawing at a time, and always the newest figure: a slider may move faster than plotly draws.
@@ -84,13 +72,16 @@ async function render({ model, el }) {
 
   await draw();
   model.on("change:figure", draw);
-  const sizes = new ResizeObserver(() => box.offsetWidth && Plotly.Plots.resize(box));
+  const sizes = new ResizeObserver(() => box.offsetWidth && box._fullLayout && Plotly.Plots.resize(box));
   sizes.observe(box);
   const theme = new MutationObserver(draw);
   theme.observe(document.body, { attributeFilter: ["data-jp-theme-name"] });
 
   return () => {
     model.off("change:figure", draw);
+    model.off("change:busy", busy);
+    numbers.forget();
+    unname();
     sizes.disconnect();
     theme.disconnect();
     Plotly.purge(box);

@@ -12,7 +12,8 @@ synchronised attribute, so that a reloaded page draws what the kernel holds.
 
 import html
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from labkit.errors import LabkitError
 from labkit.lab.results import CALLBACK_ERROR
 
 
+def _source(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
 class LiveFigure(anywidget.AnyWidget):
     """Shows a plotly figure; `show` replaces it, keeping the reader's zoom where the template's `uirevision` says so.
 
@@ -32,15 +37,27 @@ class LiveFigure(anywidget.AnyWidget):
 
     figure = traitlets.Dict().tag(sync=True)
     label = traitlets.Unicode().tag(sync=True)
-    _esm = Path(__file__).with_name("live.js").read_text(encoding="utf-8")
+    busy = traitlets.Bool(False).tag(sync=True)
+    _esm = "\n".join(map(_source, ("library.js", "names.js", "numbers.js", "live.js")))
+    _css = _source("live.css")
 
-    def __init__(self, figure, label: str = "", **widget_options: Any):
-        super().__init__(figure=_plain(figure), label=label, **widget_options)
+    def __init__(self, figure=None, label: str = "", **widget_options: Any):
+        super().__init__(figure=_plain(figure) if figure else {}, label=label, **widget_options)
         self.on_msg(self._serve)
 
     def show(self, figure) -> None:
         """Draw `figure` (plotly.graph_objects.Figure) instead of the current one."""
         self.figure = _plain(figure)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Inside, the reader is told that the next figure is being computed."""
+        self.busy = True
+        with self.hold_sync():  # figure and end arrive together
+            try:
+                yield
+            finally:
+                self.busy = False
 
     def _serve(self, _widget, content: dict[str, Any], _buffers: list) -> None:
         if content.get("kind") == "plotly.js wanted":
@@ -51,11 +68,12 @@ class LiveFigure(anywidget.AnyWidget):
 
 def observe_safely(
     controls: Iterable[ipywidgets.ValueWidget], callback: Callable[[], None], message: ipywidgets.HTML
-) -> None:
+) -> Callable[[], None]:
     """Call `callback()` now and whenever the `value` of one of the controls changes.
 
     An exception of the callback is shown in `message` in one line (JupyterLab itself would only write it to a log) and
     raised again: then a headless run fails at the cell that caused it, or else at the line left in `message`.
+    Returns the function that does so, for what is no control's change.
     """
 
     def react(_change=None) -> None:
@@ -70,6 +88,7 @@ def observe_safely(
     for control in controls:
         control.observe(react, names="value")
     react()
+    return react
 
 
 def _shown(error: Exception) -> str:

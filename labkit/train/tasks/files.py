@@ -1,146 +1,182 @@
-"""Load a task as a `datasets.Dataset`: one of the repository's own, or any local JSONL, CSV or Parquet file.
+"""Load a task as a `datasets.Dataset`: one of the repository's own, a local file or folder, or a data set of the hub.
 
-Every row is checked before the data set is made, so that a broken line is named by file and line. Tables are read into
-memory with pyarrow, the format `datasets` itself holds: nothing is cached on disk and no network is asked. Text columns
-stay text (a CSV reader that guesses types would turn the expression `7` into a number and `None` into nothing).
+A data set is JSON lines, JSON, CSV or Parquet; no code of it is ever run. Which files hold which split is told by their
+names (`layout`), which columns become instruction and answer by one rule (`columns`), both the same for a folder and
+for the hub: what is on the hub is downloaded, split by split, into Hugging Face's own cache and read from there.
+
+Where there is no validation split, the last tenth of the train split, at most `HELD_OUT_ROWS` rows, is held out for it.
 """
 
-import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from labkit import hub
 from labkit.errors import RequestError
+from labkit.train.tasks.columns import NAMES as COLUMNS
+from labkit.train.tasks.columns import rule_for
+from labkit.train.tasks.layout import SUFFIXES, Unclear, splits_of
+from labkit.train.tasks.readers import rows_of
 
 if TYPE_CHECKING:
     import datasets
-    import pyarrow
 
 TASKS = Path(__file__).resolve().parents[3] / "data" / "tasks"
 NAMES = ("expressions-easy", "expressions-hard")
-COLUMNS = ("instruction", "expression")
+HELD_OUT_ROWS = 400  # as many as the repository's own tasks have
+
+
+class Files(NamedTuple):
+    """Of one data set, called `name`: the folder or file, the files of each split below it, and its hub snapshot."""
+
+    name: str
+    root: Path
+    splits: dict[str, list[str]]
+    snapshot: hub.Snapshot | None = None
 
 
 def load(name_or_path: str | Path, split: str = "train") -> "datasets.Dataset":
-    """The rows of one split, with the text columns `instruction` and `expression`; other columns are dropped.
+    """The rows of one split, with the text columns `instruction` and `answer`, in the order of the files.
 
-    `name_or_path` is a task of `NAMES` (splits "train", "validation", "test"), a folder that holds `<split>.jsonl`,
-    `.csv` or `.parquet`, or one such file, which is a train split. Raises RequestError for an unknown name, a missing
-    split, wrong or missing columns, an empty file, and a broken line, named by file and line.
+    `name_or_path` is a task of `NAMES` (splits "train", "validation", "test"); a local file or folder; or a data set of
+    the hub: `name` or `organisation/name`, with `@revision` and `/folder` or `/file` after it if need be. A row whose
+    instruction or answer is empty is left out, and standard error says so. Raises RequestError in a sentence or two: an
+    unknown name, a missing or unclear split, unknown columns, nothing to read, a broken row, named by file and row;
+    what the hub does not give, within 5 s.
     """
-    path = _find(name_or_path, split)
-    table = READERS[path.suffix](path)
-    missing = [column for column in COLUMNS if column not in table.column_names]
-    if missing:
-        raise RequestError(f"{path} has the columns {_listed(table.column_names)}; wanted are {_listed(COLUMNS)}.")
-    if not table.num_rows:
-        raise RequestError(f"{path} is empty; wanted are rows with {_listed(COLUMNS)}.")
-    table = table.select(COLUMNS)
-    _check_text(path, table)
+    files = _files(str(name_or_path))
+    wanted = _required(files, split)
+    if files.snapshot:
+        _download(files, wanted)
+    pairs = _read(files, wanted)
+    if "validation" not in files.splits and split != "test":
+        held_out = _held_out(files.name, len(pairs))
+        pairs = pairs[-held_out:] if split == "validation" else pairs[:-held_out]
     import datasets
+    import pyarrow
 
-    return datasets.Dataset(table)
+    columns = zip(*pairs, strict=True)
+    table = {name: pyarrow.array(texts, pyarrow.string()) for name, texts in zip(COLUMNS, columns, strict=True)}
+    return datasets.Dataset(pyarrow.table(table))
 
 
 def check_available(name_or_path: str | Path) -> None:
-    """Raise RequestError unless the task is there with what training needs: a train and a validation split."""
-    for split in ("train", "validation"):
-        _find(name_or_path, split)
+    """Raise RequestError, within 5 s, unless there is what training needs: a train split that can be had."""
+    files = _files(str(name_or_path))
+    train = _required(files, "train")
+    if files.snapshot and files.snapshot.lacks(train):
+        try:
+            hub.require_access(files.snapshot, train[0])
+        except hub.HubError as error:
+            raise _not_available(files.name, error) from None
 
 
-def _listed(names) -> str:
-    return ", ".join(map(str, names))
-
-
-def _find(name_or_path: str | Path, split: str) -> Path:
-    """The one file that holds the split."""
-    path = Path(name_or_path).expanduser()
+def local_path(name_or_path: str | Path) -> Path | None:
+    """The local file or folder that is asked for; None for a task of `NAMES` and for what is not there."""
     if str(name_or_path) in NAMES:
-        path = TASKS / name_or_path
+        return None
+    try:
+        path = Path(name_or_path).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # a name too long for a path, a home that nobody has
+        return None
+
+
+def _files(name: str) -> Files:
+    if name in NAMES:
         if not TASKS.is_dir():
-            raise RequestError(f"The task {name_or_path} needs {TASKS}, which is not there: labkit runs from a clone.")
-    elif not path.exists():
-        raise RequestError(
-            f"There is no task and no file {name_or_path}. Tasks are {_listed(NAMES)}; "
-            f"a local file or folder may hold {_listed(READERS)}."
-        )
-    return _in_folder(path, split) if path.is_dir() else _single_file(path, split)
-
-
-def _in_folder(folder: Path, split: str) -> Path:
-    found = [file for suffix in READERS if (file := folder / f"{split}{suffix}").is_file()]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise RequestError(f"The split {split} of {folder} is there twice: {_listed(file.name for file in found)}.")
-    splits = sorted(file.stem for file in folder.iterdir() if file.suffix in READERS)
-    raise RequestError(f"{folder} has no split {split}; it has {_listed(splits) or f'no {_listed(READERS)} file'}.")
-
-
-def _single_file(path: Path, split: str) -> Path:
-    if path.suffix not in READERS:
-        raise RequestError(f"{path} cannot be read as a task: its name must end in one of {_listed(READERS)}.")
-    if split != "train":
-        raise RequestError(f"{path} is one file, a train split; for {split}, give a folder with {split}{path.suffix}.")
-    return path
-
-
-def _read_jsonl(path: Path) -> "pyarrow.Table":
-    import pyarrow
-
-    rows = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if line.strip():
-            rows.append(_parse_line(line, f"{path}, line {number}"))
-    return pyarrow.table({column: pyarrow.array([row[column] for row in rows], pyarrow.string()) for column in COLUMNS})
-
-
-def _parse_line(line: bytes, place: str) -> dict[str, str]:
+            raise RequestError(f"The task {name} needs {TASKS}, which is not there: labkit runs from a clone.")
+        return _local(TASKS / name, name)
+    if path := local_path(name):
+        return _local(path, name)
     try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"{place}: not a JSON object ({error}).") from None
-    if not isinstance(row, dict):
-        raise RequestError(f"{place}: a {type(row).__name__}, where an object with {_listed(COLUMNS)} is wanted.")
-    if not row.keys() >= set(COLUMNS):
-        raise RequestError(f"{place}: has the columns {_listed(row) or 'none'}; wanted are {_listed(COLUMNS)}.")
-    for column in COLUMNS:
-        if not isinstance(row[column], str):
-            raise RequestError(f"{place}: {column} is {json.dumps(row[column])[:40]}, not text.")
-    return row
+        return _on_hub(name)
+    except hub.HubError as error:
+        raise _not_available(name, error) from None
 
 
-def _read_csv(path: Path) -> "pyarrow.Table":
-    from pyarrow import ArrowInvalid, csv, string
+def _not_available(name: str, error: Exception) -> RequestError:
+    cached = ", ".join(hub.cached_ids("dataset")[:3])
+    offline = f"{', '.join(NAMES)}, a local file or folder{f', and from the cache {cached}' if cached else ''}"
+    return RequestError(f"Data set {name[:100]!r} cannot be loaded: {error}; without the hub these work: {offline}.")
 
+
+def _local(path: Path, name: str) -> Files:
+    if path.is_dir():
+        return Files(name, path, _splits(name, hub.names_under(path)))
+    if path.suffix not in SUFFIXES:
+        raise RequestError(f"{name} cannot be read as a task: its name must end in one of {', '.join(SUFFIXES)}.")
+    return Files(name, path.parent, {"train": [path.name]})
+
+
+def _splits(name: str, names: list[str]) -> dict[str, list[str]]:
     try:
-        return csv.read_csv(
-            path,
-            read_options=csv.ReadOptions(use_threads=False),  # with threads, errors do not say the row
-            parse_options=csv.ParseOptions(newlines_in_values=True),
-            convert_options=csv.ConvertOptions(column_types=dict.fromkeys(COLUMNS, string())),
-        )
-    except ArrowInvalid as error:
-        raise RequestError(f"{path} is not a CSV table: {error}.") from None
+        return splits_of(names)
+    except Unclear as error:
+        raise RequestError(f"{name} cannot be read as a task: {error}.") from None
 
 
-def _read_parquet(path: Path) -> "pyarrow.Table":
-    from pyarrow import ArrowInvalid, parquet
+def _required(files: Files, split: str) -> list[str]:
+    """The files to read for a split."""
+    if split in files.splits:
+        return files.splits[split]
+    if split == "validation" and "train" in files.splits:
+        return files.splits["train"]
+    there = ", ".join(sorted(files.splits)) or f"no {', '.join(SUFFIXES)} file"
+    raise RequestError(f"{files.name} has no split {split}; it has {there}.")
 
+
+def _on_hub(name: str) -> Files:
+    """What the cache holds, if the hub's list of its files is there, too; else what the hub has."""
+    *id_parts, inside = [*name.split("/", 2), "", ""][:3]
+    repository = hub.repository("dataset", "/".join(id_parts).rstrip("/"), NAMES)
+    snapshot = hub.cached(repository)
+    if snapshot is None or snapshot.files is None:
+        try:
+            snapshot = hub.listed(repository)
+        except hub.HubError:
+            if snapshot is None:
+                raise
+    below = [one.removeprefix(f"{inside}/") for one in snapshot.names if one.startswith(f"{inside}/")]
+    if not inside:
+        return Files(name, snapshot.folder, _splits(name, snapshot.names), snapshot)
+    if inside in snapshot.names:
+        return Files(name, snapshot.folder, {"train": [inside]}, snapshot)
+    splits = {split: [f"{inside}/{one}" for one in files] for split, files in _splits(name, below).items()}
+    return Files(name, snapshot.folder, splits, snapshot)
+
+
+def _download(files: Files, names: list[str]) -> None:
     try:
-        return parquet.read_table(path)
-    except ArrowInvalid as error:
-        raise RequestError(f"{path} is not a Parquet table: {error}.") from None
+        hub.download(files.snapshot, names)
+    except hub.HubError as error:
+        raise _not_available(files.name, error) from None
 
 
-def _check_text(path: Path, table: "pyarrow.Table") -> None:
-    """Raise RequestError unless every cell is text."""
-    for name in COLUMNS:
-        column = table[name]
-        if str(column.type) not in ("string", "large_string", "string_view"):
-            raise RequestError(f"{path}: the column {name} holds {column.type}, not text.")
-        if column.null_count:
-            row = column.is_null().to_pylist().index(True) + 1
-            raise RequestError(f"{path}, row {row}: {name} is missing.")
+def _read(files: Files, names: list[str]) -> list[tuple[str, str]]:
+    """The pairs of instruction and answer in some files of a data set, without those of which one is empty."""
+    pairs, empty = [], []
+    for name in names:
+        label, rule = name if files.snapshot else str(files.root / name), None
+        for place, row in rows_of(files.root / name, label):
+            rule = rule or rule_for(row, label)
+            try:
+                pair = rule(row)
+            except ValueError as error:
+                raise RequestError(f"{place}: {error}.") from None
+            if all(text.strip() for text in pair):
+                pairs.append(pair)
+            else:
+                empty.append(place)
+    if empty:
+        print(f"{files.name}: {len(empty)} rows are left out as empty, the first is {empty[0]}.", file=sys.stderr)
+    if not pairs:
+        raise RequestError(f"{files.name} is empty; wanted are rows with an instruction and an answer.")
+    return pairs
 
 
-READERS = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
+def _held_out(name: str, rows: int) -> int:
+    """How many of a train split's rows are the validation split, where there is no other."""
+    if rows < 2:
+        raise RequestError(f"{name} has one row and no validation split; with two, one is held out for it.")
+    return min(HELD_OUT_ROWS, max(1, rows // 10))

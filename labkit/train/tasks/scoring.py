@@ -1,29 +1,39 @@
 """Turn task items into training batches, and score a model on them: loss, exact match, execution match.
 
-The model reads `# {instruction}` and a line break, and has to write the expression and the end token. Prompt and
-expression are tokenised apart and joined, so the prompt's tokens are the same in training and in generation; only what
-the model has to write counts in the loss.
+The model reads `# {instruction}` and a line break, and has to write the answer and the end token. Prompt and answer are
+tokenised apart and joined, so the prompt's tokens are the same in training and in generation; only what the model has
+to write counts in the loss. An item of more than `MAX_TOKENS` loses the end of its answer; one whose prompt alone is as
+long has nothing left to learn from and is left out.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from labkit.train.tasks.grammar import Example
+from labkit.errors import RequestError
 from labkit.train.tasks.interpreter import ExpressionRefused, evaluate, same_value
 
 IGNORED = -100  # the label that cross_entropy skips
+MAX_TOKENS = 1024  # of one item, or less if the tokenizer's model takes less; the default of TRL's SFTConfig, too
 Encoded = tuple[list[int], list[int]]
+
+
+class Example(TypedDict):
+    """One item of a task: what the model reads, and what it has to write."""
+
+    instruction: str
+    answer: str
 
 
 @dataclass(frozen=True)
 class Scores:
     """`loss`: nats per target token. `exact_match`, `execution_match`: shares of `examples`, 0 to 1.
 
-    `execution_match` is None where an expected expression is outside the language of `interpreter`.
+    `execution_match` is None where an expected answer is no expression in the language of `interpreter`.
     """
 
     loss: float
@@ -37,13 +47,29 @@ def prompt_of(instruction: str) -> str:
 
 
 def encode(examples: Iterable[Example], tokenizer) -> list[Encoded]:
-    """`(input_ids, labels)` of each example, equally long: prompt, expression, end token; the prompt is not scored."""
-    encoded = []
+    """`(input_ids, labels)` of each example, equally long: prompt, answer, end token; the prompt is not scored.
+
+    RequestError if every prompt is too long (see the module's docstring).
+    """
+    encoded, longest = [], _longest(tokenizer)
     for example in examples:
-        prompt = tokenizer(prompt_of(example["instruction"]))["input_ids"]
-        target = tokenizer(example["expression"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-        encoded.append((prompt + target, [IGNORED] * len(prompt) + target))
+        prompt = _ids(tokenizer, prompt_of(example["instruction"]))
+        target = [*_ids(tokenizer, example["answer"], add_special_tokens=False), tokenizer.eos_token_id]
+        if len(prompt) < longest:
+            labels = [IGNORED] * len(prompt) + target
+            encoded.append(((prompt + target)[:longest], labels[:longest]))
+    if not encoded:
+        raise RequestError(f"No item can be learnt from: every instruction has {longest:,} tokens or more.")
     return encoded
+
+
+def _longest(tokenizer) -> int:
+    return min(MAX_TOKENS, tokenizer.model_max_length)
+
+
+def _ids(tokenizer, text: str, **options) -> list[int]:
+    """The tokens of a text, without the tokenizer's warning about long ones: they are cut here."""
+    return tokenizer(text, verbose=False, **options)["input_ids"]
 
 
 def collate(encoded: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Tensor]:
@@ -63,7 +89,7 @@ def collate(encoded: Sequence[Encoded], pad_token_id: int) -> dict[str, torch.Te
 def score(model, tokenizer, examples: Iterable[Example], batch_size: int = 64, max_new_tokens: int = 32) -> Scores:
     """Score `model` on `examples` (a list or a `datasets.Dataset`) by greedy generation; its mode is left as it was."""
     examples = list(examples)
-    expected = [example["expression"].strip() for example in examples]
+    expected = [example["answer"].strip() for example in examples]
     with _evaluating(model):
         loss = mean_loss(model, tokenizer, examples, batch_size)
         instructions = [example["instruction"] for example in examples]
@@ -75,11 +101,14 @@ def score(model, tokenizer, examples: Iterable[Example], batch_size: int = 64, m
 def complete(
     model, tokenizer, instructions: Sequence[str], batch_size: int = 64, max_new_tokens: int = 32
 ) -> list[str]:
-    """What the model writes, greedily, for each instruction: up to its end token, stripped of white space."""
-    texts = []
+    """What the model writes, greedily, for each instruction: up to its end token, stripped of white space.
+
+    Of a prompt that leaves no room for `max_new_tokens`, the model reads the end.
+    """
+    texts, room = [], max(1, _longest(tokenizer) - max_new_tokens)
     with _evaluating(model):
         for batch in _batches(instructions, batch_size):
-            prompts = [tokenizer(prompt_of(instruction))["input_ids"] for instruction in batch]
+            prompts = [_ids(tokenizer, prompt_of(instruction))[-room:] for instruction in batch]
             tokens = _generate(model, tokenizer, prompts, max_new_tokens)
             decoded = tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
             texts += [text.strip() for text in decoded]
