@@ -24,6 +24,8 @@ from labkit.errors import RequestError
 
 PACKAGES = ("labkit", "torch", "transformers", "peft", "bitsandbytes", "datasets", "plotly", "papermill")
 FOLDERS = ("labs", "data", "assets")
+CAPABILITY_MAJOR, CAPABILITY_MINOR, CONCURRENT_MANAGED_ACCESS = 75, 76, 89
+"""CUdevice_attribute of cuda.h: the halves of the compute capability, and whether managed memory pages on demand."""
 _RESULT_PATHS = ("labkit", "labs", "assets", "data/tasks")  # what a result depends on
 
 

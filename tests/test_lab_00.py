@@ -121,10 +121,14 @@ def test_the_config_in_the_text_is_a_model_and_the_formulas_cover_what_it_says(t
     assert set(re.findall(r"`(\w+)`", covered)) == set(QKV_BIAS)
 
 
-def test_the_rule_for_columns_in_the_text_is_the_codes(text):
+@pytest.mark.parametrize("heading", ["### Your own data", "## Your model, your data"])
+def test_the_rule_for_columns_in_the_text_is_the_codes(text, heading):
     from labkit.train.tasks.columns import CHATS, PAIRS
 
-    rows = [re.findall("`(.*?)`", row) for row in re.findall(r"^\| `.*", text.partition("### Your own data")[2], re.M)]
+    if heading not in text:
+        text = (repository_root() / "README.md").read_text()
+    section = text.partition(heading)[2].partition("\n## ")[0]
+    rows = [re.findall("`(.*?)`", row) for row in re.findall(r"^\| `.*", section, re.M)]
     pairs = [(*row[:2], row[3] if len(row) == 5 else None) for row in rows if len(row) > 2]
     assert [pair for pair in pairs if pair[0] not in CHATS] == list(PAIRS)
     assert rows[len(PAIRS)] == list(CHATS)

@@ -51,7 +51,7 @@ def test_the_facts_here_are_the_drivers_own(monkeypatch):
     import torch
 
     facts = machine.GpuFacts("NVIDIA T4", 15 * GIB, 14 * GIB, "570.0", None)
-    attributes = {abilities.MAJOR: 7, abilities.MINOR: 5, abilities.CONCURRENT_MANAGED_ACCESS: 1}
+    attributes = dict(zip(abilities.ASKED, (7, 5, 1), strict=True))
     monkeypatch.setattr(machine, "gpu", lambda: facts)
     monkeypatch.setattr(machine, "driver_attribute", attributes.get)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -14,7 +14,6 @@ OLDEST_DRIVERS = {  # CUDA major -> the oldest driver for any of its minor versi
 }
 """NVIDIA's CUDA Toolkit release notes, table "Minimum Required Driver Version for CUDA Minor Version Compatibility"."""
 _BUSY_BYTES = 256 * MIB
-_MANAGED_ACCESS = 89  # CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS of cuda.h
 
 
 def gpu(libraries: dict[str, Any]) -> Check:
@@ -63,7 +62,7 @@ def managed_memory() -> Check | None:
     """Whether managed memory can move both ways while kernels run: what paged optimizers page with; None: no GPU."""
     if machine.gpu() is None:
         return None
-    concurrent = machine.driver_attribute(_MANAGED_ACCESS)
+    concurrent = machine.driver_attribute(machine.CONCURRENT_MANAGED_ACCESS)
     if concurrent:
         return Check("managed memory", "ok", "pages on demand (concurrentManagedAccess)")
     fact = "cannot be asked" if concurrent is None else "does not page on demand: no concurrentManagedAccess"

@@ -19,8 +19,7 @@ USABLE_SHARE = 0.8
 AMPERE = (8, 0)
 """Compute capability from which tensor cores know bf16 (NVIDIA's CUDA programming guide, "Compute Capabilities") and
 PyTorch has a flash kernel (`aten/src/ATen/native/transformers/cuda/sdp_utils.cpp`)."""
-MAJOR, MINOR, CONCURRENT_MANAGED_ACCESS = 75, 76, 89
-"""CUdevice_attribute of cuda.h: the halves of the compute capability, and whether managed memory pages on demand."""
+ASKED = (machine.CAPABILITY_MAJOR, machine.CAPABILITY_MINOR, machine.CONCURRENT_MANAGED_ACCESS)
 METHODS = ("full", "lora", "qlora")
 
 
@@ -68,7 +67,7 @@ def facts_here() -> Facts:
     cpu, gpu = machine.processor(), machine.gpu()
     if gpu is None or not torch.cuda.is_available():
         return Facts("cpu", cpu.name, cpu.memory_bytes, avx512_bf16=cpu.avx512_bf16)
-    major, minor, paging = (machine.driver_attribute(one) for one in (MAJOR, MINOR, CONCURRENT_MANAGED_ACCESS))
+    major, minor, paging = map(machine.driver_attribute, ASKED)
     capability = (major, minor) if major is not None and minor is not None else None
     pages = None if paging is None else bool(paging)
     return Facts(machine.device_name(), gpu.name, gpu.free_bytes, capability, pages, cpu.avx512_bf16)
