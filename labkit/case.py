@@ -13,6 +13,7 @@ from typing import Any, Self
 from labkit.errors import RequestError
 
 METHODS = ("full", "lora", "qlora", "bottleneck", "prefix")
+AVAILABLE_METHODS = METHODS[:3]  # what can be run and estimated so far
 DTYPES = ("fp32", "fp16", "bf16")
 OPTIMIZERS = (
     "sgd", "adamw-loop", "adamw-foreach", "adamw-fused", "adamw-32bit", "adamw-8bit",
@@ -140,8 +141,12 @@ def _check_model(value: Any) -> None:
     if missing:
         raise RequestError(f"The model object lacks {', '.join(missing)}; give Hugging Face config keys such as "
                            f"{', '.join(CONFIG_KEYS)}.")  # fmt: skip
-    for key in CONFIG_KEYS[1:-1]:
-        if key in value and not COUNT.allows(value[key]):
+    if not isinstance(value["model_type"], str):
+        raise RequestError(
+            f"model.model_type={value['model_type']!r} is not possible: it must be text, such as 'llama'."
+        )
+    for key in (*CONFIG_KEYS[1:-1], "head_dim"):
+        if value.get(key) is not None and not COUNT.allows(value[key]):
             raise RequestError(f"model.{key}={value[key]!r} is not possible: it must be {COUNT.describe()}.")
 
 

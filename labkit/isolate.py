@@ -75,17 +75,18 @@ class Spares:
         self._finalizer = weakref.finalize(self, _end_all, self._waiting)
         self._fill()
 
-    def call(self, function: Callable, *arguments: Any, timeout_seconds: float | None = None) -> Any:
+    def call(self, function: Callable, *arguments: Any, timeout_seconds=None, seconds_left=None) -> Any:
         """`function(*arguments)`, computed in a fresh process.
 
-        `timeout_seconds` bounds the whole call, what is left of the start included. Raises ChildFailed; RequestError
-        where function, arguments or result cannot be pickled; and the function's own LabkitError as it is.
+        `timeout_seconds` bounds the whole call, what is left of the start included. `seconds_left` is a watch: asked
+        several times a second while the function runs, it ends the call with 0 or less. Raises ChildFailed;
+        RequestError where something cannot be pickled; and the function's own LabkitError as it is.
         """
         name = getattr(function, "__qualname__", repr(function))
         request = _pickled(name, function, arguments)
         child = self._take()
         try:
-            return child.call(name, request, timeout_seconds)
+            return child.call(name, request, timeout_seconds, seconds_left)
         finally:
             child.end()
 
@@ -117,10 +118,10 @@ class Spares:
             self._waiting.append(_Child(self._modules, self._environment))
 
 
-def run(function: Callable, *arguments: Any, modules: tuple[str, ...] = (), timeout_seconds=None, environment=None):
+def run(function: Callable, *arguments: Any, modules: tuple[str, ...] = (), environment=None, **limits):
     """One `Spares.call` in a process started for it."""
     with Spares(modules, count=0, environment=environment) as spares:
-        return spares.call(function, *arguments, timeout_seconds=timeout_seconds)
+        return spares.call(function, *arguments, **limits)
 
 
 class _Child:
@@ -145,11 +146,12 @@ class _Child:
     def killed(self) -> bool:
         return (self._process.poll() or 0) < 0
 
-    def call(self, name: str, request: bytes, timeout_seconds: float | None) -> Any:
+    def call(self, name: str, request: bytes, timeout_seconds: float | None, watch: Callable[[], float] | None) -> Any:
         deadline = time.monotonic() + (math.inf if timeout_seconds is None else timeout_seconds)
-        self._receive(f"{name} (while importing {', '.join(self._modules)})" if self._modules else name, deadline)
+        left = lambda: deadline - time.monotonic()  # noqa: E731
+        self._receive(f"{name} (while importing {', '.join(self._modules)})" if self._modules else name, left)
         self._write(request)
-        return self._receive(name, deadline)
+        return self._receive(name, (lambda: min(left(), watch())) if watch else left)
 
     def end(self) -> None:
         """Kill the process with all it started, and wait until it is gone."""
@@ -163,26 +165,28 @@ class _Child:
         with suppress(OSError):  # the process died: reading its answer tells how
             _send(self._process.stdin.fileno(), message)
 
-    def _receive(self, name: str, deadline: float) -> Any:
-        message = self._next(deadline)
-        if message is not None:
-            return _opened(name, message)
-        if time.monotonic() >= deadline and self._process.poll() is None:
+    def _receive(self, name: str, left: Callable[[], float]) -> Any:
+        try:
+            message = self._next(left)
+        except TimeoutError:
             self._process.kill()
             self._process.wait()
-            raise ChildFailed(f"{name} ran out of time in its own process and was stopped.", "timeout", self._tail())
+            text = f"{name} ran out of time in its own process and was stopped."
+            raise ChildFailed(text, "timeout", self._tail()) from None
+        if message is not None:
+            return _opened(name, message)
         code = self._process.wait()
         raise ChildFailed(f"The process of {name} {_ending(code)} before it answered.", "died", self._tail(), code)
 
-    def _next(self, deadline: float) -> bytes | None:
-        """The next message; None when the process ended, or when the deadline came first."""
-        while (left := min(_POLL_SECONDS, deadline - time.monotonic())) > 0:
+    def _next(self, left: Callable[[], float]) -> bytes | None:
+        """The next message; None when the process ended. TimeoutError when no seconds were left first."""
+        while (seconds := min(_POLL_SECONDS, left())) > 0:
             ended = self._process.poll() is not None  # before looking: a last answer may still lie in the pipe
             with suppress(queue.Empty):
-                return self._answers.get(timeout=left)
+                return self._answers.get(timeout=seconds)
             if ended:  # and something it started holds the pipe open
                 return None
-        return None
+        raise TimeoutError
 
     def _tail(self) -> str:
         """The end of what the ended process printed."""

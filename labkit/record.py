@@ -148,11 +148,19 @@ def measurement_path(
 
 
 def append(path: Path | str, records: Iterable[Record]) -> None:
-    """Add whole lines at the end of the file, under a lock, and wait until the disk has them."""
+    """Add whole lines at the end of the file, under a lock, and wait until the disk has them; else RequestError."""
+    path = Path(path)
+    try:
+        _append(path, "".join(record.to_json() + "\n" for record in records).encode())
+    except OSError as error:
+        raise RequestError(
+            f"The records cannot be written to {path}: {error.strerror}; choose another place."
+        ) from None
+
+
+def _append(path: Path, lines: bytes) -> None:
     from filelock import FileLock
 
-    path = Path(path)
-    lines = "".join(record.to_json() + "\n" for record in records).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")), open(path, "a+b") as file:
         if file.seek(0, os.SEEK_END):

@@ -4,8 +4,8 @@
         hub.add("model", "acme/tiny", folder, failure="gated")
         hub.url, hub.asked, hub.sent
 
-`failure` is one of FAILURES; one that begins with `file-` strikes when a weight or data file is asked for, the others
-at the first request.
+`failure` is one of FAILURES, or "file-slow"; one that begins with `file-` strikes when a weight or data file is asked
+for, the others at the first request.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ import re
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ FAILURES = (
     "404", "401", "403", "gated", "token", "429", "503", "html", "json", "reset", "silent", "redirects",
     "file-403", "file-503", "file-reset", "file-silent", "file-stalls", "file-half", "file-other", "file-html",
 )  # fmt: skip
+SLOW_SECONDS = 8
 LFS = (".safetensors", ".parquet", ".bin")
 STRUCK = (*LFS, ".jsonl", ".csv")
 HEADERS = {
@@ -97,6 +99,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         hub, path = self.server.hub, unquote(urlsplit(self.path).path)
+        if path == "/api/agent-harnesses":  # what huggingface_hub asks of its own accord, once per process
+            return self._refuse(404)
         hub.asked.append(f"{self.command} {path}")
         hub.tokens.append((self.server.server_port, self.headers.get("Authorization")))
         api = re.fullmatch(r"/api/(model|dataset)s/(.+?)(?:/(?:revision|(tree))/([^/]+))?", path)
@@ -139,6 +143,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         strikes = failure.startswith("file-") and name.endswith(STRUCK)
         start = int((re.search(r"bytes=(\d+)-", self.headers.get("Range", "")) or [0, 0])[1])
         self.server.hub.ranges.append(start)
+        if self.command == "HEAD" and failure in ("file-stalls", "file-half", "file-slow"):
+            strikes = False  # what is sent is at fault
         if not strikes:
             if self.command == "GET":
                 self.server.hub.sent.append(name)
@@ -150,10 +156,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             if failure == "file-stalls":
                 self.server.hub.over.wait()
+        elif failure == "file-slow":
+            self._trickle(data, start, **facts)
         elif failure == "file-other":
             self._send(200, bytes(len(data)))
         else:
             self._fail(failure.removeprefix("file-"))
+
+    def _trickle(self, data, start, **facts):
+        """All of it in `SLOW_SECONDS`; then it is no failure."""
+        self._head(206 if start else 200, len(data) - start, **facts)
+        for place in range(start, len(data), step := len(data) // 40):
+            self.wfile.write(data[place : place + step])
+            self.wfile.flush()
+            time.sleep(SLOW_SECONDS / 40)
 
     def _fail(self, failure):
         if failure == "reset":

@@ -98,6 +98,8 @@ def test_a_model_object_is_copied():
         ({"double_quant": 1}, ["double_quant=1", "true or false"]),
         ({"model": ""}, ["model=''"]),
         ({"model": {"hidden_size": 3}}, ["model_type"]),
+        ({"model": MODEL | {"model_type": ["llama"]}}, ["model.model_type=['llama']"]),
+        ({"model": MODEL | {"head_dim": "wide"}}, ["model.head_dim='wide'"]),
         ({"model": MODEL | {"hidden_size": -1}}, ["hidden_size=-1"]),
         ({"method": "full", "precision": "fp16", "autocast": "fp16"}, ["autocast", "fp32"]),
     ],

@@ -66,6 +66,7 @@ def test_help_imports_nothing_heavy():
         (["rnu"], ["invalid choice: 'rnu'"]),
         ([], ["required"]),
         (["lab", "--reset", "9"], ["no lab '9'"]),
+        (["lab", "--port", "99999"], ["--port 99999 is not possible"]),
         (["gallery"], ["no gallery in", "labkit run"]),
         (["gallery", "--port", "x"], ["invalid int value"]),
     ],

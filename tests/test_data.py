@@ -310,8 +310,8 @@ FAILING = {
     "reset": "has broken off the connection",
     "silent": "does not answer",
     "file-403": "refuses access (HTTP 403): accept the licence on",
-    "file-half": "what has come is kept, so try again",
-    "file-stalls": "what has come is kept, so try again",
+    "file-half": "files that came whole are kept, so try again",
+    "file-stalls": "files that came whole are kept, so try again",
     "file-silent": "does not answer",
 }
 

@@ -261,7 +261,8 @@ def test_a_hub_that_is_away_or_switched_off_is_no_fault(hub_at, monkeypatch, tmp
 
     blobs = tmp_path / "hub" / "models--a--b" / "blobs"
     blobs.mkdir(parents=True)
-    (blobs.parent / "snapshots").mkdir()
+    (blobs.parent / "snapshots" / "0").mkdir(parents=True)
+    (blobs.parent / "snapshots" / "0" / "config.json").touch()
     (blobs / "one").write_bytes(bytes(2048))
     hub_at("http://127.0.0.1:9")
     check = hub.hub()

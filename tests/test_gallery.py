@@ -1,9 +1,11 @@
 """The gallery and the pages: cards say what came of every lab, and all of it stands alone, on a phone, too."""
 
+import base64
 import html.parser
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from labkit.lab.catalog import card_of, find_labs, read_card
 from labkit.runner import LabRun, run_labs
 from labkit.runner.drawn import first_figure, thumbnail, title_lines
 from labkit.runner.gallery import gallery_page
+from labkit.runner.numbers import LARGEST_TABLE, numbers_of
 from labkit.runner.pages import lab_page
 from labkit.runner.serve import gallery_server
 
@@ -36,6 +39,7 @@ print("a_long_line_" * 40)
 FIGURES = """
 import ipywidgets, plotly.graph_objects as go, plotly.io as pio
 from IPython.display import display
+from labkit.figures.template import METHOD_TITLES, new_figure
 from labkit.widgets import LiveFigure, observe_safely
 
 pio.renderers.default = "plotly_mimetype"
@@ -49,6 +53,8 @@ def update():
 
 observe_safely([slider], update, message)
 display(ipywidgets.VBox([slider, choice, message, live]))
+lines = [go.Scatter(x=[1, 2], y=[3, rank / 3], name=name) for name in METHOD_TITLES.values()]
+new_figure("a figure with a legend", "measured on cpu, 2026-01-31", data=lines).show()
 go.Figure(go.Scatter(y=[3, 1, 2]), dict(title="a plain </script> figure"))
 """
 
@@ -104,7 +110,7 @@ def test_pages_fetch_nothing_from_elsewhere_and_link_to_what_exists(gallery):
     page = (gallery / "03_good.html").read_text()
     for text in ("rank: 4", "targets: all-linear", "<b>4 &amp; more</b>", 'aria-label="live, rank 4"', "preset smoke"):
         assert text in page
-    assert page.count('class="labkit-figure"') == 2 and len(page) < 600_000
+    assert page.count('class="labkit-figure"') == 3 and len(page) < 600_000
 
 
 def test_a_card_says_question_headline_outcome_when_where_and_with_what(gallery):
@@ -157,6 +163,19 @@ def test_a_thumbnail_keeps_the_marks_and_drops_what_needs_room():
     assert 'aria-label="Small picture of the figure: Peak, measured on cpu, 2026-01-31"' in markup
     assert "</script>" in thumbnail({"data": [{"name": "</script><b>"}]}) and layout["annotations"]
     assert thumbnail({"data": [{"name": "</script>"}]}).count("</script>") == 1
+
+
+def test_a_figure_s_numbers_are_in_the_page_as_drawn():
+    packed = {"dtype": "f8", "bdata": base64.b64encode(struct.pack("<4d", 1, 2.5, 3, 4)).decode()}
+    heatmap = {"type": "heatmap", "z": packed | {"shape": "2, 2"}, "x": ["a", "b"], "y": ["<c>", "d"]}
+    bars = [{"name": name, "x": ["full<br>fine-tuning"], "y": [size]} for name, size in (("one", 1500), ("two", 0.25))]
+    layout = {"xaxis": {"title": {"text": "method"}}, "yaxis": {"title": "MiB"}}
+    found = numbers_of({"data": [heatmap, *bars], "layout": layout})
+    assert re.findall(r"<td>(.*?)</td>", found) == ["1", "2.5", "3", "4", "1,500", "0.25"]
+    assert "full fine-tuning</th>" in found and "<caption>MiB by method</caption>" in found and "<c>" not in found
+    many = numbers_of({"data": [{"y": list(range(LARGEST_TABLE + 5))}]})
+    assert many.count("<td>") == LARGEST_TABLE and f"first {LARGEST_TABLE} of {LARGEST_TABLE + 5} rows" in many
+    assert numbers_of({"data": [{"y": []}]}) == ""
 
 
 def test_the_first_figure_of_a_cell_may_be_plain_or_inside_widgets():
@@ -285,6 +304,14 @@ TOO_SMALL = """() => [...document.querySelectorAll('header a, article a, footer 
     const box = element.getBoundingClientRect();
     return box.width && (box.height < 44 || box.width < 44);
 }).map(element => element.outerHTML.slice(0, 80))"""
+CLIPPED_LEGENDS = """() => [...document.querySelectorAll('.js-plotly-plot')].filter(figure => {
+    const legend = figure.querySelector('.legend')?.getBoundingClientRect(), box = figure.getBoundingClientRect();
+    const inside = legend && legend.left >= box.left && legend.right <= box.right && legend.bottom <= box.bottom;
+    return figure._fullLayout.showlegend && !(inside && legend.height > 10);
+}).length"""
+TEXT_COLOURS = """() => [getComputedStyle(document.documentElement).getPropertyValue('--text').trim(),
+    [...document.querySelectorAll('.js-plotly-plot')].map(figure => figure._fullLayout)
+        .map(({ paper_bgcolor, title }) => [paper_bgcolor, title.font.color])]"""
 OUTLINE = """() => ({
     language: document.documentElement.lang, title: document.title, mains: document.querySelectorAll('main').length,
     headings: [...document.querySelectorAll('h1')].map(heading => heading.textContent.replace('¶', '').trim()),
@@ -307,6 +334,11 @@ def test_on_a_phone_everything_fits_from_disk_without_a_network(gallery, browser
         page.screenshot(path=screenshots / f"phone-{scheme}-{name}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") == 380
         assert page.evaluate(STICKS_OUT) == [] and page.evaluate(TOO_SMALL) == []
+        assert page.evaluate(CLIPPED_LEGENDS) == 0
+        text, figures = page.evaluate(TEXT_COLOURS)
+        assert all((colour == text) == (paper == "rgba(0,0,0,0)") for paper, colour in figures)
+        if name == "03_good.html":
+            assert page.locator(".legend .traces").count() == 3
         page.set_viewport_size({"width": 800, "height": 800})
         assert page.evaluate(STICKS_OUT) == []
         background = page.evaluate("getComputedStyle(document.documentElement).colorScheme")
@@ -327,7 +359,7 @@ def test_pages_draw_the_figures_of_this_run_served_and_from_disk(gallery, served
         with watched_page(browser, base) as watched:
             page = watched.page
             page.goto(f"{base}/03_good.html")
-            assert page.locator(".js-plotly-plot").evaluate_all(drawn) == [4, 3]
+            assert page.locator(".js-plotly-plot").evaluate_all(drawn) == [4, 3, 3]
             page.goto(f"{base}/index.html")
             assert page.locator(".js-plotly-plot").evaluate_all(drawn) == [4]
             page.screenshot(path=screenshots / "index.png", full_page=True)
@@ -350,6 +382,12 @@ def test_without_javascript_all_text_is_there(gallery, browser):
             assert text in words
         assert not page.locator(".labkit-figure").first.is_visible()
         page.goto((gallery / "03_good.html").as_uri())
+        assert not any(box.is_visible() for box in page.locator(".labkit-figure").all())
+        numbers = page.locator("details.labkit-numbers")
+        assert numbers.count() == 3
+        numbers.nth(1).locator("summary").click()
+        rows = [re.split(r"\s+", row) for row in numbers.nth(1).get_by_role("row").all_inner_texts()]
+        assert rows[1:] == [["1", "3", "3", "3"], ["2", "1.333", "1.333", "1.333"]] and "QLoRA" in rows[0]
         words = page.locator("body").inner_text()
         for text in ("Figures need JavaScript", "peak_bytes = 8,192 bytes", "rank: 4", "column_29", "a_long_line_"):
             assert text in words

@@ -40,7 +40,7 @@ FLOORS = {
 SIDEWAYS = {
     "case": {"errors"},
     "gpus": {"errors", "units"},
-    "hub": {"errors", "progress", "record", "units"},
+    "hub": {"errors", "isolate", "progress", "record", "units"},
     "isolate": {"errors"},
     "machine": {"errors", "gpus"},
     "record": {"case", "errors", "machine"},

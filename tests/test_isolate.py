@@ -153,6 +153,15 @@ def test_a_timeout_ends_the_process_and_all_it_started(tmp_path):
     wait_until(lambda: not alive(int(note.read_text())))
 
 
+def test_a_watch_ends_a_call_when_it_says_so():
+    assert run(add, 2, 3, seconds_left=lambda: 60.0) == 5
+    left = iter((0.3, 0.2, 0.1))
+    started = time.monotonic()
+    with pytest.raises(ChildFailed) as caught:
+        run(time.sleep, 60, seconds_left=lambda: next(left, -1.0))
+    assert caught.value.kind == "timeout" and time.monotonic() - started < 20
+
+
 @pytest.mark.parametrize(
     ("function", "arguments"),
     [(lambda: 1, ()), (add, (1, lambda: 2)), (functools.partial(add, threading.Lock()), (1,)), (open, (os.devnull,))],

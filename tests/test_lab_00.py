@@ -21,6 +21,7 @@ from labkit.runner import run_lab
 
 NAME = "00_start_here"
 LAB = repository_root() / "labs" / f"{NAME}.ipynb"
+FITS = "figure => Math.abs(figure._fullLayout.width - figure.offsetWidth) < 2"
 DRAWN = "figure => figure.calcdata.map(trace => trace.map(point => point.y))"
 
 
@@ -183,10 +184,11 @@ def test_in_a_browser_the_first_slider_moves_the_drawn_numbers(lab_page, screens
 
     cell.get_by_label("card").select_option("NVIDIA T4")
     expect(figure.locator(".gtitle")).to_contain_text("QLoRA: may just fit")
+    page.set_viewport_size({"width": 1450, "height": 1200})
+    page.wait_for_function(FITS, arg=figure.element_handle())
     for theme in ("Light", "Dark"):
         lab_page.use_theme(f"JupyterLab {theme}")
-        cell.scroll_into_view_if_needed()
-        page.screenshot(path=str(screenshots / f"lab-00-{theme.lower()}.png"))
+        cell.locator(".labkit-panel").screenshot(path=str(screenshots / f"lab-00-{theme.lower()}.png"))
     cell.locator(".widget-button", has_text="reset").press("Enter")
     expect(figure.locator(".gtitle")).to_contain_text("tiny, QLoRA")
     page.wait_for_function("([figure, before]) => JSON.stringify(figure.calcdata.map(trace => trace.map(p => p.y))) "

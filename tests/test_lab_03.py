@@ -12,6 +12,7 @@ from labkit.runner import run_lab
 
 NAME = "03_vram_full_lora_qlora"
 LAB = repository_root() / "labs" / f"{NAME}.ipynb"
+FITS = "figure => Math.abs(figure._fullLayout.width - figure.offsetWidth) < 2"
 DRAWN = "figure => figure.calcdata.map(trace => trace.map(point => point.y))"
 
 
@@ -69,10 +70,11 @@ def test_in_a_browser_the_first_slider_moves_the_drawn_numbers(lab_page, screens
     assert figure.evaluate(DRAWN)[:7] == after[:7], "no bar depends on alpha"
     cell.locator(".widget-toggle-button", has_text="qlora").click()
     expect(figure.locator(".gtitle")).to_contain_text("QLoRA")
+    page.set_viewport_size({"width": 1450, "height": 1200})
+    page.wait_for_function(FITS, arg=figure.element_handle())
     for theme in ("Light", "Dark"):
         lab_page.use_theme(f"JupyterLab {theme}")
-        cell.scroll_into_view_if_needed()
-        page.screenshot(path=str(screenshots / f"lab-03-{theme.lower()}.png"))
+        cell.locator(".labkit-panel").screenshot(path=str(screenshots / f"lab-03-{theme.lower()}.png"))
     expect(page.locator("[data-title^='Share']")).to_have_count(0)
     lab_page.watched.assert_quiet()
 

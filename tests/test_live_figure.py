@@ -13,7 +13,7 @@ from labkit.widgets import LiveFigure, observe_safely
 DRAWN = "figure => figure.calcdata[0].map(point => point.y)"  # the numbers plotly drew
 TEXT_COLOUR = "figure => getComputedStyle(figure.querySelector('.gtitle')).fill"
 WIDGETS = """
-import ipywidgets, threading, plotly.graph_objects as go
+import ipywidgets, threading, time, plotly.graph_objects as go
 from labkit.widgets import LiveFigure, observe_safely
 
 def draw(r):
@@ -32,6 +32,17 @@ heatmap = go.Heatmap(z=numpy.arange(6).reshape(2, 3) / 2, x=["a", "b", "c"], y=[
 line = go.Scatter(x=[1, 1, 2], y=numpy.array([3.0, 4.0, 5.0]), name="twice")
 LiveFigure(go.Figure([heatmap, line], {"title": "matrix"}))
 """
+CHANGED_EARLY = """
+from IPython.display import display
+changed = LiveFigure(draw(3), label="changed")
+display(changed)
+time.sleep(1)
+changed.show(draw(4))
+"""
+SLOW_DRAWING = """() => {
+    const react = Plotly.react;
+    Plotly.react = async (...all) => { await react(...all); await new Promise(done => setTimeout(done, 2000)); };
+}"""
 BUSY_ONCE = """
 import pathlib, time
 mark = pathlib.Path(".ran-before")
@@ -84,6 +95,7 @@ def test_keyboard_moves_the_drawn_numbers_and_an_error_is_shown(lab_page):
     expect(cell.locator(f".{CALLBACK_ERROR}")).to_have_count(0)
     numbers = lab.page.locator(".labkit-numbers").last
     numbers.locator("summary").press("Enter")
+    expect(numbers.get_by_role("table")).to_have_count(2)
     tables = [table.get_by_role("row").all_inner_texts() for table in numbers.get_by_role("table").all()]
     assert tables[0] == ["\ta\tb\tc", "first\t0\t0.5\t1", "second\t1.5\t2\t2.5"]
     assert tables[1] == ["\ttwice", "1\t3", "1\t4", "2\t5"]
@@ -153,6 +165,33 @@ def test_a_figure_is_drawn_after_the_kernel_that_owed_plotly_is_gone(lab_page):
     expect(drawn_as(lab.page, "rank 8")).to_be_visible()
     expect(drawn_as(lab.page, "another figure").locator(".gtitle")).to_have_text("rank 2")
     assert len(large_frames) == 1, "plotly.js must travel once for all figures of a page"
+
+
+@pytest.mark.browser
+def test_a_figure_that_changes_during_its_first_drawing_shows_the_change(lab_page):
+    from playwright.sync_api import expect
+
+    lab = opened(lab_page, "labs/95_early.ipynb", CHANGED_EARLY)
+    lab.page.evaluate("() => { window.jupyterapp.shell.currentWidget.content.activeCellIndex = 4; }")
+    lab.command("notebook:run-all-above")
+    expect(drawn_as(lab.page, "another figure")).to_be_visible()
+    lab.page.evaluate(SLOW_DRAWING)
+    lab.command("notebook:run-cell")
+    expect(drawn_as(lab.page, "changed").locator(".gtitle")).to_have_text("rank 4")
+
+
+@pytest.mark.browser
+def test_a_figure_whose_kernel_is_lost_at_once_says_so(lab_page):
+    from playwright.sync_api import expect
+
+    lab = opened(lab_page, "labs/96_lost.ipynb", BUSY_ONCE.replace(".ran-before", ".ran-before-96"))
+    lab.page.evaluate("() => { delete window._JUPYTERLAB['jupyterlab-plotly'] }")  # as in another front end
+    lab.page.evaluate("() => { void window.jupyterapp.commands.execute('notebook:run-all-cells') }")
+    waiting = lab.page.locator(".labkit-figure").last
+    expect(waiting).to_have_text("The figure is being drawn.")
+    lab.page.evaluate("() => window.jupyterapp.shell.currentWidget.sessionContext.restartKernel()")
+    expect(waiting).to_contain_text("run this cell")
+    assert not [error for error in lab.watched.errors if "kernel is gone" in error]
 
 
 def test_a_figure_travels_as_json_browsers_accept():

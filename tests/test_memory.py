@@ -3,6 +3,8 @@
 import itertools
 import os
 import signal
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -228,6 +230,32 @@ def test_an_impossible_request_is_refused_not_recorded():
         measure(case_of("lora", targets=("nosuch",)), "cpu")
 
 
+def test_what_host_memory_cannot_hold_is_refused_not_tried(monkeypatch):
+    case, little = case_of("lora"), SimpleNamespace(available=2**20)
+    monkeypatch.setattr(measure_module.psutil, "virtual_memory", lambda: little)
+    record = measure(case, "cpu")
+    assert record.outcome == "refused" and "has 1.00 MiB of memory free" in record.scores["error"]
+    assert record.peak_allocated_bytes is None
+    uncovered = replace(case, model={**case.model, "attention_bias": True})
+    assert measure_module._too_large(uncovered, "cpu") is None, "no formula: it is tried"
+    assert measure_module._too_large(case, "cuda") is None, "a GPU's allocator refuses by itself"
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"model_type": "mistral", "num_key_value_heads": None}, "lacks num_key_value_heads"),
+        ({"attention_bias": True}, "do not cover attention_bias=True"),
+        ({"mlp_bias": True}, "do not cover mlp_bias=True"),
+    ],
+)
+def test_shapes_the_formulas_would_get_wrong_are_refused(keys, message):
+    model = {name: value for name, value in {**SHAPE, **keys}.items() if value is not None}
+    with pytest.raises(RequestError, match=message):
+        shape_of(model)
+
+
+@pytest.mark.slow
 def test_many_children_in_turn():
     with isolate.Spares(measure_module.CHILD_MODULES, 1) as spares:
         peaks = [measure(case_of(method), "cpu", spares).peak_allocated_bytes for method in ("full", "lora", "qlora")]

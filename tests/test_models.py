@@ -136,7 +136,7 @@ def test_an_unknown_model_type_is_refused():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"num_attention_heads": 5}, "attention heads"),
+        ({"num_attention_heads": 5}, "num_attention_heads 5 .* must divide one another"),
         ({"num_key_value_heads": 3}, "divide"),
         ({"tie_word_embeddings": "yes"}, "cannot be configured"),
         ({"hidden_act": "nope"}, "cannot be built"),
@@ -145,9 +145,9 @@ def test_an_unknown_model_type_is_refused():
         ({"intermediate_size": "big"}, "intermediate_size='big' is not possible"),
         ({"num_hidden_layers": 2.5}, "num_hidden_layers=2.5 is not possible"),
         ({"num_key_value_heads": 0}, "num_key_value_heads=0 is not possible"),
-        ({"head_dim": -16}, "cannot be built"),
+        ({"head_dim": -16}, "head_dim=-16 is not possible"),
         ({"head_dim": 15}, "head_dim.*=15"),
-        ({"head_dim": "wide"}, "cannot be configured"),
+        ({"head_dim": "wide"}, "head_dim='wide' is not possible"),
         ({"hidden_size": 10**15}, "cannot be built"),
         ({"model_type": "lama"}, "know model_type='lama'; did you mean 'llama'"),
         ({"model_type": None}, "model_type"),

@@ -29,6 +29,7 @@ def library(tmp_path):
     return folder
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_model_that_loads(library, tmp_path, capsys):
     out = tmp_path / "model"
     arguments = ["pretrain", "--out", str(out), "--corpus", str(library), "--steps", "4", "--batch-size", "2",

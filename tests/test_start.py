@@ -1,18 +1,21 @@
 """What lab 00 is made of: what a machine can show, samples of text, the figure and the widgets."""
 
+import html
+import re
 from dataclasses import replace
+from urllib.parse import unquote
 
 import pytest
 from tiny import SHAPE
 
 from labkit import gpus, machine
-from labkit.case import Case
+from labkit.case import AVAILABLE_METHODS, Case
 from labkit.lab import abilities
-from labkit.lab.abilities import METHODS, USABLE_SHARE, Facts, facts_here, reaches, verdict
+from labkit.lab.abilities import USABLE_SHARE, Facts, facts_here, reaches, verdict
 from labkit.memory.estimate import estimate
 from labkit.memory.shape import shape_of
 from labkit.models.architectures import ARCHITECTURES
-from labkit.units import GIB
+from labkit.units import GIB, format_bytes
 
 CASE = Case(model="tiny", method="full")
 
@@ -149,7 +152,7 @@ def test_the_figure_stacks_the_estimates_and_draws_the_card(model, card):
     here = Facts("cpu", "a processor", 16 * GIB)
     case = Case(model=model, method="qlora")
     figure, device = draw(case, card, here), "cpu" if card == "this machine" else "cuda"
-    records = [estimate(replace(case, method=method), device) for method in METHODS]
+    records = [estimate(replace(case, method=method), device) for method in AVAILABLE_METHODS]
     scale, _ = unit_of(records)
     for position, record in enumerate(records):
         height = sum(trace.y[position] for trace in figure.data)
@@ -164,6 +167,11 @@ def test_the_figure_stacks_the_estimates_and_draws_the_card(model, card):
     assert f"estimated for {'cpu' if device == 'cpu' else card}, " in title
 
 
+def linked(panel) -> Case:
+    (address,) = re.findall('href="data:application/json;charset=utf-8,([^"]*)"', panel.link.value)
+    return Case.from_json(unquote(html.unescape(address)))
+
+
 def test_every_control_of_the_explorer_reaches_the_figure_and_the_case():
     from labkit.widgets.start import start_explorer
 
@@ -175,10 +183,14 @@ def test_every_control_of_the_explorer_reaches_the_figure_and_the_case():
     }  # fmt: skip
     assert changes.keys() == panel.controls.keys()
     for name, value in changes.items():
-        before = panel.live.figure, panel.link.value
+        before = panel.live.figure
         panel.controls[name].value = value
-        assert panel.live.figure != before[0]
-        assert (panel.link.value == before[1]) == (name == "card"), "the case does not hold the card"
+        assert panel.live.figure != before
+        case, device = linked(panel), "cpu" if panel.controls["card"].value == "this machine" else "cuda"
+        assert case == case.on(device), "the file says all that is drawn"
+        drawn = panel.live.figure["layout"]["annotations"][AVAILABLE_METHODS.index(case.method)]["text"]
+        assert drawn == format_bytes(estimate(case, device).peak_allocated_bytes)
+        assert case.precision in panel.live.figure["layout"]["title"]["text"]
     panel.reset()
     assert panel.controls["model"].value == "tiny" and panel.controls["card"].value == "this machine"
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from labkit.errors import RequestError
+
 
 def add(subparsers) -> None:
     """Declare the subcommand."""
@@ -30,6 +32,8 @@ def run(options: argparse.Namespace) -> int:
     if options.reset is not None:
         print(copies.reset(*find_labs([options.reset])))
         return 0
+    if options.port is not None and not 0 <= options.port <= 65535:
+        raise RequestError(f"--port {options.port} is not possible: a port is a number from 0 (any free one) to 65535.")
     opened, notes = copies.update(require_folder("labs"))
     print(*notes, sep="\n", end="\n" if notes else "", file=sys.stderr)
     return _serve(opened[0], options)

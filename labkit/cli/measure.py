@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -36,8 +37,8 @@ def run(options: argparse.Namespace) -> int:
     from labkit.models import check_available
 
     check_available(case.model)
-    if options.out and not options.out.parent.is_dir():
-        raise RequestError(f"--out {options.out} cannot be written: there is no folder {options.out.parent}.")
+    if options.out:
+        _require_writable(options.out)
     print(f"Measuring {case.method} on {case.model}: importing torch, then a few steps ...", file=sys.stderr)
     from labkit.memory.measure import measure
     from labkit.record import append
@@ -47,6 +48,16 @@ def run(options: argparse.Namespace) -> int:
     if options.out:
         append(options.out, [record])
     return 0 if record.outcome == "ok" else 1
+
+
+def _require_writable(out: Path) -> None:
+    """RequestError before measuring, not after, where the record could not be kept."""
+    if out.is_dir():
+        raise RequestError(f"--out {out} is a folder; give a file in it, such as {out / 'measured.jsonl'}.")
+    if not out.parent.is_dir():
+        raise RequestError(f"--out {out} cannot be written: there is no folder {out.parent}.")
+    if not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise RequestError(f"--out {out} cannot be written: permission is denied; choose another place.")
 
 
 def describe(record) -> str:

@@ -16,7 +16,7 @@ def explorer(records: Sequence[Record], method: str, alpha: float, curves: Mappi
     each trained adapter over alpha (`curves`: method -> AlphaCurve), with `alpha` marked on those of `method`."""
     bars = kind_bars([label_of(record) for record in records], records, method)
     bars["yaxis"]["domain"] = [0.5, 1]
-    for name, curve in curves.items():
+    for name, curve in sorted(curves.items(), key=lambda item: item[0] == method):  # the chosen one on top
         bars["data"] += _curve(name, curve, alpha if name == method else None)
     return new_figure(
         _title(records[0].case, method, alpha),

@@ -1,5 +1,6 @@
 """Figures of memory Records: bytes by kind, by phase, and memory beside quality."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from labkit.record import PHASES, Record
 from labkit.units import axis_unit, format_bytes
 
 FADED = 0.45
+LABEL_LETTERS = 12
 
 
 def label_of(record: Record) -> str:
@@ -21,11 +23,16 @@ def unit_of(records: Sequence[Record]) -> tuple[int, str]:
     return axis_unit(max(record.peak_allocated_bytes for record in records))
 
 
+def broken(label: Any) -> Any:
+    """A bar's label in lines short enough for four bars side by side on a phone; a number stays one."""
+    return "<br>".join(textwrap.wrap(label, LABEL_LETTERS, break_on_hyphens=False)) if isinstance(label, str) else label
+
+
 def kind_bars(labels: Sequence, records: Sequence[Record], method: str | None = None) -> dict[str, Any]:
     """What `new_figure` needs to draw a stacked bar per record, one trace per kind that any of them has, each record's
     peak written on top: `data`, `barmode`, `annotations`, `yaxis`. With `method`, all but its bars are faded."""
-    scale, unit = unit_of(records)
-    opacities = [1 if method in (None, record.case.method) else FADED for record in records]
+    labels, (scale, unit) = [broken(label) for label in labels], unit_of(records)
+    strengths = [1 if method in (None, record.case.method) else 0 for record in records]
     traces = []
     for kind, (title, colour, pattern) in KIND_STYLES.items():
         sizes = [(record.breakdown or {}).get(kind, 0) for record in records]
@@ -34,11 +41,11 @@ def kind_bars(labels: Sequence, records: Sequence[Record], method: str | None = 
                 {
                     "type": "bar",
                     "name": title,
-                    "x": list(labels),
+                    "x": labels,
                     "y": [size / scale for size in sizes],
                     "customdata": [format_bytes(size) for size in sizes],
                     "hovertemplate": "%{x}: %{customdata} of " + title + "<extra></extra>",
-                    "marker": {"color": colour, "pattern": {"shape": pattern}, "opacity": opacities},
+                    "marker": _fills(colour, strengths) | {"pattern": {"shape": pattern}},
                 }
             )
     peaks = [record.peak_allocated_bytes for record in records]
@@ -48,6 +55,13 @@ def kind_bars(labels: Sequence, records: Sequence[Record], method: str | None = 
     ]
     axis = {"title": {"text": f"{unit} at the peak"}}
     return {"data": traces, "barmode": "stack", "annotations": tops, "yaxis": axis}
+
+
+def _fills(colour: str, strengths: Sequence[int]) -> dict[str, Any]:
+    """A bar's fill in `colour` where its strength is 1, faded where it is 0; outlines keep theirs. A scale, because the
+    legend shows its middle, but of a list of colours the first bar's."""
+    faded = "rgba({}, {}, {}, {})".format(*bytes.fromhex(colour[1:]), FADED)
+    return {"color": list(strengths), "cmin": 0, "cmax": 1, "colorscale": [[0, faded], [0.5, colour], [1, colour]]}
 
 
 def memory_by_kind(records: Sequence[Record], labels: Sequence[str] | None = None) -> go.Figure:
@@ -89,8 +103,9 @@ def loss_curves(losses: Mapping[str, Sequence[float]], subtitle: str) -> go.Figu
         }
         for method, values in losses.items()
     ]
-    axes = {"xaxis": {"title": {"text": "step"}}, "yaxis": {"title": {"text": "nats per target token"}}}
-    return new_figure("Training loss", subtitle, height=380, data=lines, **axes)
+    whole_steps = {"dtick": 1} if max(map(len, losses.values())) < 10 else {}
+    axes = {"xaxis": {"title": {"text": "step"}} | whole_steps, "yaxis": {"title": {"text": "nats per target token"}}}
+    return new_figure("Training loss", subtitle, height=380, data=lines, showlegend=True, **axes)
 
 
 def memory_and_quality(records: Sequence[Record], scores: Mapping[str, float], setting: str) -> go.Figure:

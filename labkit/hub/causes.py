@@ -13,7 +13,6 @@ TOKEN = "set a token with `hf auth login` or HF_TOKEN"
 BY_KIND = {  # the names of httpx's exceptions, whichever version of it huggingface_hub uses
     "ConnectTimeout": "does not answer",
     "ReadTimeout": "does not answer",
-    "_Short": "ended the answer early",
     "TimeoutError": "does not answer in time",
     "ReadError": "has broken off the connection",
     "WriteError": "has broken off the connection",
@@ -27,18 +26,28 @@ BY_KIND = {  # the names of httpx's exceptions, whichever version of it huggingf
 class HubError(RequestError):
     """The hub, or a file of it, cannot be had. The message is a clause: the cause and the remedy."""
 
+    @classmethod
+    def other(cls, name: str) -> "HubError":
+        return cls(f"what came as {name} is not the file that the hub lists; try again")
+
+
+class BrokenOff(HubError):
+    """The hub has ended a download before its end, or does not go on with it."""
+
 
 def cause_of(error: Exception, repository: Repository) -> str:
     """The clause for an exception of huggingface_hub or of its HTTP library."""
     from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub.errors import FileMetadataError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     hub = f"the hub at {constants.ENDPOINT}{_by_proxy(constants.ENDPOINT)}"
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set, and the local cache does not hold all of it"
+    if isinstance(error, LocalEntryNotFoundError) and error.__cause__:  # "not here either": why it did not come
+        return cause_of(error.__cause__, repository)
     if isinstance(error, HfHubHTTPError):
         return _refusal(error, repository, hub)
-    if isinstance(error, ValueError | KeyError | TypeError | AttributeError):
+    if isinstance(error, ValueError | KeyError | TypeError | AttributeError | FileMetadataError):
         return f"{hub} does not answer as a hub does: HF_ENDPOINT may be wrong, or a log-in page in between"
     if isinstance(error, OSError) and not isinstance(error, TimeoutError):
         return f"the cache at {constants.HF_HUB_CACHE} cannot be written ({error.strerror or error})"

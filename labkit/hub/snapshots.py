@@ -1,11 +1,10 @@
 """Repositories and their snapshots in the local cache, which is huggingface_hub's own: what any tool fetched is here.
 
-A repository's folder in the cache holds `blobs/<hash>` (the contents), `snapshots/<commit>/<name>` (links to them),
-`refs/<revision>` (a commit) and `trees/<commit>.json` (what the hub lists for a commit, so that a snapshot of which
-only a part was fetched is known for what it is).
+A repository's folder in the cache holds `blobs/<hash>` (the contents), `snapshots/<commit>/<name>` (links to them) and
+`refs/<revision>` (a commit). Beside them the library keeps what the hub lists for a commit, so that a snapshot of which
+only a part was fetched is known for what it is.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -13,9 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 DEPTH = 4  # deeper than any data set's layout, and not a whole disk
-TREE_VERSION = 1  # the format of `trees/`: huggingface_hub, _tree_cache.py
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -42,26 +39,15 @@ class Repository:
 
 
 @dataclass(frozen=True)
-class File:
-    """One file as the hub lists it. `sha256` is None for small files, which git's own `blob_id` identifies."""
-
-    size_bytes: int
-    blob_id: str
-    sha256: str | None = None
-
-    @property
-    def digest(self) -> str:
-        """The name of its blob."""
-        return self.sha256 or self.blob_id
-
-
-@dataclass(frozen=True)
 class Snapshot:
-    """A repository at a commit. `files`: what the hub lists, None where only what is in the cache is known."""
+    """A repository at a commit.
+
+    `files`: the bytes of each file that the hub lists, None where only what is in the cache is known.
+    """
 
     repository: Repository
     commit: str
-    files: Mapping[str, File] | None
+    files: Mapping[str, int] | None
 
     @property
     def folder(self) -> Path:
@@ -77,7 +63,7 @@ class Snapshot:
     def has(self, name: str) -> bool:
         """Whether the file is here, whole."""
         path = self.folder / name
-        return path.is_file() and (self.files is None or path.stat().st_size == self.files[name].size_bytes)
+        return path.is_file() and (self.files is None or path.stat().st_size == self.files[name])
 
     def lacks(self, names: Iterable[str]) -> list[str]:
         """Those of `names` that are not here."""
@@ -105,23 +91,22 @@ def cached(repository: Repository) -> Snapshot | None:
     snapshot = Snapshot(repository, commit, None)
     if not _COMMIT.fullmatch(commit) or not snapshot.folder.is_dir():
         return None
-    return Snapshot(repository, commit, _read_tree(snapshot))
+    return Snapshot(repository, commit, _listing(snapshot))
 
 
 def cached_ids(kind: str) -> list[str]:
-    """The ids of which the cache holds anything at all, sorted."""
+    """The ids of which the cache holds any file at all, sorted."""
     from huggingface_hub import constants
 
-    folders = Path(constants.HF_HUB_CACHE).glob(f"{kind}s--*/snapshots")
-    return sorted(folder.parent.name.removeprefix(f"{kind}s--").replace("--", "/") for folder in folders)
+    found = Path(constants.HF_HUB_CACHE).glob(f"{kind}s--*/snapshots/*/*")
+    return sorted({path.parents[2].name.removeprefix(f"{kind}s--").replace("--", "/") for path in found})
 
 
-def snapshot_of(repository: Repository, commit: str, files: Mapping[str, File]) -> Snapshot:
+def snapshot_of(repository: Repository, commit: str, files: Mapping[str, int]) -> Snapshot:
     """A snapshot as a hub lists it; ValueError if no hub would answer so. Names that lead elsewhere are left out."""
-    kept = {name: file for name, file in files.items() if _is_inside(name)}
-    sound = all(_DIGEST.fullmatch(file.digest) and file.size_bytes >= 0 for file in kept.values())
-    if not _COMMIT.fullmatch(commit) or not sound:
-        raise ValueError("not a commit and hashes")
+    kept = {name: size_bytes for name, size_bytes in files.items() if _is_inside(name)}
+    if not _COMMIT.fullmatch(commit) or not all(size_bytes >= 0 for size_bytes in kept.values()):
+        raise ValueError("not a commit and sizes")
     return Snapshot(repository, commit, kept)
 
 
@@ -130,33 +115,14 @@ def _is_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name and ":" not in name
 
 
-def _tree_path(snapshot: Snapshot) -> Path:
-    return snapshot.repository.folder / "trees" / f"{snapshot.commit}.json"
+def _listing(snapshot: Snapshot) -> Mapping[str, int] | None:
+    """What the hub listed for the commit when the library last downloaded of it."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
-
-def write_tree(snapshot: Snapshot) -> None:
-    """Keep what the hub lists for the snapshot's commit."""
-    from labkit.record import write_atomically
-
-    files = {
-        name: {"size": file.size_bytes, "blob_id": file.blob_id}
-        | ({"lfs_sha256": file.sha256, "lfs_size": file.size_bytes} if file.sha256 else {})
-        for name, file in snapshot.files.items()
-    }
-    path = _tree_path(snapshot)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, json.dumps({"format_version": TREE_VERSION, "files": files}).encode())
-
-
-def _read_tree(snapshot: Snapshot) -> dict[str, File] | None:
+    repository = snapshot.repository
     try:
-        tree = json.loads(_tree_path(snapshot).read_text(encoding="utf-8"))
-        if tree["format_version"] != TREE_VERSION:
-            return None
-        files = {
-            name: File(entry.get("lfs_size") or entry["size"], entry["blob_id"], entry.get("lfs_sha256"))
-            for name, entry in tree["files"].items()
-        }
-        return dict(snapshot_of(snapshot.repository, snapshot.commit, files).files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        tree = get_cached_repo_tree(repository.id, repo_type=repository.kind, revision=snapshot.commit)
+        return snapshot_of(repository, snapshot.commit, {file.path: file.size for file in tree}).files
+    except (CachedRepoTreeNotFoundError, ValueError, TypeError):
         return None

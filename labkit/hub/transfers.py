@@ -1,39 +1,33 @@
-"""Ask the hub what it has, and download files of it into the cache.
+"""Ask the hub what it has, and let huggingface_hub download files of it into its cache.
 
-huggingface_hub's own downloader retries for 23 to 110 s when the hub is away or silent, so it is not used. Here a hub
-that does not answer costs `PROBE_SECONDS`, a file that does not come `STALL_SECONDS`. A download that was healthy for
-`HEALTHY_SECONDS` has earned patience: after a pause it goes on where it broke off. What has come is kept for the next
-call, and every file is held against the size and the hash that the hub lists.
+Left alone, the library tries for 23 to 110 s when the hub is away or silent. So it downloads in a process of its own,
+and a watch here ends that process: a hub that does not answer costs `PROBE_SECONDS`, a download of which nothing comes
+`STALL_SECONDS`. One that was healthy for `HEALTHY_SECONDS` has earned `PATIENT_SECONDS`: the library tries again, and
+goes on where it broke off. Files that came whole are kept for the next call, and each is held against the size that the
+hub lists and, where the cache names it by its hash, against that.
 """
 
-import hashlib
-import os
 import queue
 import shutil
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
-from urllib.parse import quote
 
-from labkit.hub.causes import HubError, cause_of
-from labkit.hub.snapshots import File, Repository, Snapshot, snapshot_of, write_tree
+from labkit import isolate
+from labkit.hub.causes import BrokenOff, HubError, cause_of
+from labkit.hub.fetch import fetch
+from labkit.hub.snapshots import Repository, Snapshot, snapshot_of
 from labkit.progress import progress
 from labkit.record import write_atomically
 from labkit.units import MIB, format_bytes
 
-PROBE_SECONDS = 2.75  # with STALL_SECONDS under 5 s, and several times what the public hub takes
-STALL_SECONDS = 2.0
+PROBE_SECONDS = 2.25  # several times what the public hub takes, and under 5 s with
+STALL_SECONDS = 1.75  # and the start of two processes, for the config and for the weights
 HEALTHY_SECONDS = 10.0
-PAUSE_SECONDS = 5.0
-PATIENT_SECONDS = 20.0
+PATIENT_SECONDS = 45.0  # the library's limit for a read is 10 s: several attempts
 SILENT_BELOW_BYTES = 10 * MIB  # no progress bar
-
-
-class _Short(Exception):
-    """The answer ended before the file did."""
 
 
 def listed(repository: Repository) -> Snapshot:
@@ -41,19 +35,10 @@ def listed(repository: Repository) -> Snapshot:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
-    revision = None if repository.revision == "main" else repository.revision
-
-    def ask():
-        return HfApi().repo_info(
-            repository.id, repo_type=repository.kind, revision=revision, timeout=PROBE_SECONDS, files_metadata=True
-        )
-
+    asked = {"repo_type": repository.kind, "revision": repository.revision, "files_metadata": True}
     try:
-        info = _within(PROBE_SECONDS, ask)
-        files = {
-            one.rfilename: File(one.lfs.size if one.lfs else one.size, one.blob_id, one.lfs.sha256 if one.lfs else None)
-            for one in info.siblings
-        }
+        info = _within(PROBE_SECONDS, lambda: HfApi().repo_info(repository.id, timeout=PROBE_SECONDS, **asked))
+        files = {one.rfilename: one.lfs.size if one.lfs else one.size for one in info.siblings}
         return snapshot_of(repository, info.sha, files)
     except (HTTPError, OfflineModeIsEnabled, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HubError(cause_of(error, repository)) from None
@@ -61,13 +46,15 @@ def listed(repository: Repository) -> Snapshot:
 
 def require_access(snapshot: Snapshot, name: str) -> None:
     """HubError unless the hub would send the file: anyone may list a gated repository, and not everyone may read it."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
 
+    repository = snapshot.repository
+    url = hf_hub_url(repository.id, name, repo_type=repository.kind, revision=snapshot.commit)
     try:
-        with _opened(snapshot, name, 0, STALL_SECONDS, "HEAD"):
-            pass
-    except (HTTPError, OfflineModeIsEnabled) as error:
-        raise HubError(cause_of(error, snapshot.repository)) from None
+        _within(STALL_SECONDS, lambda: get_hf_file_metadata(url, timeout=STALL_SECONDS))
+    except (HTTPError, OfflineModeIsEnabled, OSError) as error:
+        raise HubError(cause_of(error, repository)) from None
 
 
 def _within(seconds: float, function: Callable):
@@ -93,46 +80,26 @@ def _within(seconds: float, function: Callable):
 def download(snapshot: Snapshot, names: Iterable[str]) -> None:
     """Bring those of `names` that the snapshot lacks into the cache, with progress on standard error if it takes long.
 
-    HubError where that fails; what has come until then is kept.
+    HubError where that fails; the files that came whole until then are kept.
     """
-    names = list(names)
-    if not snapshot.lacks(names):
+    missing, repository = snapshot.lacks(sorted(names)), snapshot.repository
+    if not missing:
         return
-    repository = snapshot.repository
+    require_access(snapshot, missing[0])
+    total_bytes = sum(snapshot.files[name] for name in missing)
     try:
-        with _alone(repository):
-            missing = snapshot.lacks(names)
-            write_tree(snapshot)
-            total_bytes = sum(snapshot.files[name].size_bytes for name in missing)
-            _require_space(repository, total_bytes)
-            quiet = total_bytes < SILENT_BELOW_BYTES
-            with progress(None, repository.id, "B", total=total_bytes, unit_scale=True, disable=quiet) as bar:
-                for name in missing:
-                    _bring(snapshot, name, bar.update)
-            ref = repository.folder / "refs" / repository.revision
-            ref.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(ref, snapshot.commit.encode())
+        repository.folder.mkdir(parents=True, exist_ok=True)
+        _require_space(repository, total_bytes)
+        quiet = total_bytes < SILENT_BELOW_BYTES
+        with progress(None, repository.id, "B", total=total_bytes, unit_scale=True, disable=quiet) as bar:
+            _fetch_watched(snapshot, missing, bar.update)
+        for name in missing:
+            _require_sound(snapshot, name)
+        ref = repository.folder / "refs" / repository.revision
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(ref, snapshot.commit.encode())
     except OSError as error:
         raise HubError(cause_of(error, repository)) from None
-
-
-@contextmanager
-def _alone(repository: Repository) -> Iterator[None]:
-    """One process at a time downloads a repository; the others wait and find it done."""
-    from filelock import FileLock, Timeout
-
-    folder = repository.folder.parent / ".locks" / repository.folder.name
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / "labkit.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print(f"Waiting for another process that downloads {repository.id}.", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _require_space(repository: Repository, needed_bytes: int) -> None:
@@ -144,99 +111,89 @@ def _require_space(repository: Repository, needed_bytes: int) -> None:
         )
 
 
-def _bring(snapshot: Snapshot, name: str, advance: Callable[[int], object]) -> None:
-    """Download one file, check it, and link it into the snapshot."""
-    file, link = snapshot.files[name], snapshot.folder / name
-    blob = snapshot.repository.folder / "blobs" / file.digest
-    if not (blob.is_file() and blob.stat().st_size == file.size_bytes):
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        partial = blob.with_name(f"{blob.name}.incomplete")
-        _receive(snapshot, name, partial, advance)
-        if _digest_of(partial, file) != file.digest:
-            partial.unlink()
-            raise _other(name)
-        partial.replace(blob)
-    link.parent.mkdir(parents=True, exist_ok=True)
-    link.unlink(missing_ok=True)
+def _fetch_watched(snapshot: Snapshot, names: list[str], advance: Callable[[int], object]) -> None:
+    """`fetch` in a process of its own, which is ended when nothing comes."""
+    from huggingface_hub import constants
+
+    environment = {
+        "HF_ENDPOINT": constants.ENDPOINT,
+        "HF_HUB_CACHE": str(constants.HF_HUB_CACHE),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_XET": "1",  # it writes many megabytes at a time, between which nothing seems to come
+    }
+    watch = _Watch(snapshot.repository, advance)
+    call = {"modules": ("huggingface_hub.hf_api",), "environment": environment, "seconds_left": watch}
     try:
-        link.symlink_to(os.path.relpath(blob, link.parent))
-    except OSError:  # Windows without the right to make links
-        shutil.move(blob, link)
+        return isolate.run(fetch, snapshot, names, HEALTHY_SECONDS, **call)
+    except BrokenOff as error:
+        cause = str(error)
+    except isolate.ChildFailed as error:
+        cause = cause_of(TimeoutError(), snapshot.repository) if error.kind == "timeout" else error.message.rstrip(".")
+    finally:
+        came_bytes = watch.clear()
+    name = (snapshot.lacks(names) or names)[0]
+    came = f"{format_bytes(came_bytes)} of {format_bytes(snapshot.files[name])}"
+    raise HubError(f"of {name} came {came}, then {cause}; files that came whole are kept, so try again")
 
 
-def _digest_of(path: Path, file: File) -> str:
-    """SHA-256, or git's hash of a blob: SHA-1 over a header and the content."""
-    digest = hashlib.sha256() if file.sha256 else hashlib.sha1(b"blob %d\0" % file.size_bytes, usedforsecurity=False)
-    with open(path, "rb") as stream:
-        while block := stream.read(4 * MIB):
-            digest.update(block)
-    return digest.hexdigest()
+class _Watch:
+    """How many seconds a download may still go without a byte, told by the files that it writes."""
+
+    def __init__(self, repository: Repository, advance: Callable[[int], object]):
+        self._blobs, self._advance = repository.folder / "blobs", advance
+        self._locks = repository.folder.parent / ".locks" / repository.folder.name
+        self._before = self._seen = self._look()
+        self._started = self._last = None
+
+    def __call__(self) -> float:
+        now, seen = time.monotonic(), self._look()
+        if self._last is None:
+            self._started = self._last = now
+        if seen != self._seen:
+            self._advance(sum(seen.values()) - sum(self._seen.values()))
+            self._seen, self._last = seen, now
+        patience = PATIENT_SECONDS if self._last - self._started >= HEALTHY_SECONDS else STALL_SECONDS
+        return self._last + patience - now
+
+    def clear(self) -> int:
+        """Remove what is left of files that broke off, because the library begins them anew; bytes of the largest.
+
+        Nobody is at work on a file whose lock is free. The library keeps it by the name of the blob.
+        """
+        from filelock import FileLock, Timeout
+
+        self._seen |= self._look()
+        parts = [path for path in self._seen if path.suffix == ".incomplete"]
+        for path in parts:
+            lock = self._locks / f"{path.name.partition('.')[0]}.lock"
+            with suppress(Timeout, OSError, NotImplementedError), FileLock(lock, timeout=0):
+                path.unlink(missing_ok=True)
+        return max((self._seen[path] for path in parts if path not in self._before), default=0)
+
+    def _look(self) -> dict[Path, int]:
+        """The bytes of each file that the library keeps, or is about to."""
+        sizes = {}
+        for path in self._blobs.glob("*"):
+            with suppress(OSError):  # it was renamed meanwhile
+                sizes[path] = path.stat().st_size
+        return sizes
 
 
-def _receive(snapshot: Snapshot, name: str, partial: Path, advance: Callable[[int], object]) -> None:
-    """Append to `partial` until it has the listed size; HubError when it does not come."""
-    from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+def _require_sound(snapshot: Snapshot, name: str) -> None:
+    """HubError, and the file is gone, unless it has the listed size, and its blob is called by the content's hash.
 
-    size_bytes, patience = snapshot.files[name].size_bytes, STALL_SECONDS
-    advance(_size_of(partial))
-    while True:
-        started = last = time.monotonic()
-        try:
-            for last in _stream(snapshot, name, partial, patience, advance):  # noqa: B007 - used when it breaks off
-                pass
+    The hub tells that hash: SHA-256, or git's for small files. Where no links can be made there are no blobs.
+    """
+    from huggingface_hub.utils.sha import git_hash, sha_fileobj
+
+    link = snapshot.folder / name
+    blob = link.resolve()
+    if snapshot.has(name):
+        with open(blob, "rb") as stream:
+            digest = sha_fileobj(stream).hex() if len(blob.name) == 64 else git_hash(stream.read())
+        if digest == blob.name or not link.is_symlink():
             return
-        except (HTTPError, OfflineModeIsEnabled, _Short) as error:
-            if last - started >= HEALTHY_SECONDS:
-                patience = PATIENT_SECONDS
-                time.sleep(PAUSE_SECONDS)
-                continue
-            cause = cause_of(error, snapshot.repository)
-            if getattr(error, "response", None) is None:
-                part = f"{format_bytes(_size_of(partial))} of {format_bytes(size_bytes)}"
-                cause = f"of {name} came {part}, then {cause}; what has come is kept, so try again"
-            raise HubError(cause) from None
-
-
-def _other(name: str) -> HubError:
-    return HubError(f"what came as {name} is not the file that the hub lists; try again")
-
-
-def _size_of(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-@contextmanager
-def _opened(snapshot: Snapshot, name: str, start: int, patience: float, method: str = "GET"):
-    """The hub's answer to a request for a file, from byte `start` on if it can do that (HTTP 206)."""
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-    url = f"{snapshot.repository.page}/resolve/{snapshot.commit}/{quote(name)}"
-    headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    with get_session().stream(method, url, headers=headers, timeout=patience, follow_redirects=True) as response:
-        hf_raise_for_status(response)
-        yield response
-
-
-def _stream(snapshot: Snapshot, name: str, partial: Path, patience: float, advance) -> Iterator[float]:
-    """Yields the time of every arrival. `patience`: seconds to wait for a connection, and for the next bytes."""
-    size_bytes, have = snapshot.files[name].size_bytes, _size_of(partial)
-    if have >= size_bytes:
-        partial.touch()
-        return
-    with _opened(snapshot, name, have, patience) as response:
-        if response.status_code != 206:
-            advance(-have)
-            have = 0
-        announced = response.headers.get("Content-Length")
-        if announced and have + int(announced) != size_bytes:
-            raise _other(name)
-        with open(partial, "ab" if have else "wb") as out:
-            for block in response.iter_bytes():
-                out.write(block)
-                have += len(block)
-                advance(len(block))
-                yield time.monotonic()
-                if have > size_bytes:
-                    break
-    if have < size_bytes:
-        raise _Short
+    link.unlink(missing_ok=True)
+    blob.unlink(missing_ok=True)
+    raise HubError.other(name)

@@ -6,7 +6,7 @@
 from dataclasses import dataclass, replace
 
 from labkit import machine
-from labkit.case import Case
+from labkit.case import AVAILABLE_METHODS, Case
 from labkit.lab.reveal import show
 from labkit.memory.estimate import estimate, largest_architecture
 from labkit.memory.shape import shape_of
@@ -20,7 +20,6 @@ AMPERE = (8, 0)
 """Compute capability from which tensor cores know bf16 (NVIDIA's CUDA programming guide, "Compute Capabilities") and
 PyTorch has a flash kernel (`aten/src/ATen/native/transformers/cuda/sdp_utils.cpp`)."""
 ASKED = (machine.CAPABILITY_MAJOR, machine.CAPABILITY_MINOR, machine.CONCURRENT_MANAGED_ACCESS)
-METHODS = ("full", "lora", "qlora")
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def reaches(facts: Facts, case: Case) -> list[Reach]:
     """For each method, how large a named architecture may be for one step with `case`'s other settings (estimated)."""
     by_size = sorted(ARCHITECTURES, key=lambda name: shape_of(name).parameters)
     found = []
-    for method in METHODS:
+    for method in AVAILABLE_METHODS:
         asked = replace(case, method=method)
         best = largest_architecture(asked, facts.usable_bytes, facts.device_type)
         larger = by_size[by_size.index(best) + 1 :] if best else by_size

@@ -39,8 +39,11 @@ def reset(lab: Path) -> str:
     copy, _ = _places(lab)
     edited = copy.is_file() and _is_edited(copy, lab)
     kept = _free_name(copy) if edited else None
-    if kept:
-        copy.rename(kept)
+    try:
+        if kept:
+            copy.rename(kept)
+    except OSError as error:
+        raise RequestError(f"Your copy {copy} cannot be renamed: {error.strerror}; make its folder writable.") from None
     _take(lab)
     place = f"{FOLDER}/{copy.name}"
     return f"{place} is the lab again; your version is {FOLDER}/{kept.name}." if kept else f"{place} is the lab again."

@@ -7,7 +7,7 @@ the allocator. Every formula is held against the measured step by a test.
 from collections import Counter
 from dataclasses import replace
 
-from labkit.case import NESTED_BLOCK_SIZE, Case
+from labkit.case import AVAILABLE_METHODS, NESTED_BLOCK_SIZE, Case
 from labkit.errors import RequestError
 from labkit.memory.activations import (
     ADAPTER_BYTES,
@@ -155,7 +155,7 @@ def refuse_uncovered(case: Case) -> None:
     """RequestError, in one sentence, for what the formulas would get wrong."""
     paths = [linear.path for linear in shape_of(case.model).linears]
     uncovered = {
-        "method": case.method not in ("full", "lora", "qlora"),
+        "method": case.method not in AVAILABLE_METHODS,
         "autocast": case.autocast is not None,
         "dropout": case.dropout > 0 and case.method != "full",
         "world_size": case.world_size > 1,

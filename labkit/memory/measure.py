@@ -13,11 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
+import psutil
 import torch
 
 from labkit import isolate, machine
 from labkit.case import Case
+from labkit.errors import RequestError
 from labkit.memory.cuda import CudaPhases, managed_bytes, workspace_bytes
+from labkit.memory.estimate import estimate
 from labkit.memory.ledger import Ledger, label_model, watch
 from labkit.record import PHASES, Record, new_record
 from labkit.train.step import Training, prepare, random_batches, train_step
@@ -148,6 +151,23 @@ def _alone_on_the_gpu() -> Iterator[None]:
         yield
 
 
+def _too_large(case: Case, device: str) -> str | None:
+    """Why a step on the CPU is not tried: the system would not refuse memory, but end some process that has much."""
+    if device != "cpu":
+        return None
+    try:
+        needed_bytes = estimate(case, device).peak_allocated_bytes
+    except RequestError:  # no formula covers it: try
+        return None
+    free_bytes = psutil.virtual_memory().available
+    if needed_bytes <= free_bytes:
+        return None
+    return (
+        f"The step takes {format_bytes(needed_bytes)} (estimated), and this machine has {format_bytes(free_bytes)} of "
+        "memory free; choose a smaller model, batch or sequence, or estimate the case instead."
+    )
+
+
 def measuring_spares(count: int = 1) -> isolate.Spares:
     """Fresh processes that have already imported what a measurement needs; a context manager."""
     return isolate.Spares(CHILD_MODULES, count, CHILD_ENVIRONMENT)
@@ -156,11 +176,14 @@ def measuring_spares(count: int = 1) -> isolate.Spares:
 def measure(case: Case, device: str | None = None, spares=None, timeout_seconds: float = 600) -> Record:
     """Measure `case` in a fresh process and return a Record; a child that dies is a `failed` Record, not an error.
 
-    `spares` (see `measuring_spares`) saves the seconds of starting Python. RequestError for an impossible request.
+    `spares` (see `measuring_spares`) saves the seconds of starting Python. What a CPU's memory cannot hold, by the
+    closed formulas, is a `refused` Record. RequestError for an impossible request.
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     filled = case.on(torch.device(device).type)
     call = spares.call if spares is not None else partial(isolate.run, environment=CHILD_ENVIRONMENT)
+    if refusal := _too_large(filled, device):
+        return new_record(filled, "measured", "memory", outcome="refused", scores={"error": refusal})
     try:
         with _alone_on_the_gpu() if device.startswith("cuda") else nullcontext():
             before = facts.free_bytes if device.startswith("cuda") and (facts := machine.gpu()) else None

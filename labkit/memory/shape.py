@@ -10,6 +10,7 @@ from labkit.models.sources import find
 
 REQUIRED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
 QKV_BIAS = {"llama": False, "mistral": False, "qwen2": True}  # model types the formulas cover
+OTHER_BIASES = ("attention_bias", "mlp_bias")
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,12 @@ def shape_of(model: str | Mapping) -> Shape:
     kind = config.get("model_type")
     if kind not in QKV_BIAS:
         raise RequestError(f"The closed formulas do not cover model_type={kind!r}; they cover {', '.join(QKV_BIAS)}.")
-    if missing := [key for key in REQUIRED if key not in config]:
+    required = REQUIRED if kind == "llama" else (*REQUIRED, "num_key_value_heads")  # other types have a default
+    if biased := [key for key in OTHER_BIASES if config.get(key)]:
+        raise RequestError(
+            f"The closed formulas do not cover {biased[0]}={config[biased[0]]!r}; measure the case instead."
+        )
+    if missing := [key for key in required if key not in config]:
         raise RequestError(f"The model object lacks {', '.join(missing)}, which the closed formulas need.")
     refuse_impossible_shape(source.name, config)
     heads = config["num_attention_heads"]

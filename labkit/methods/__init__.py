@@ -2,14 +2,12 @@
 
 from torch import nn
 
-from labkit.case import Case
+from labkit.case import AVAILABLE_METHODS, Case
 from labkit.errors import RequestError
 from labkit.methods.quantised import quantise, quantiser
 from labkit.methods.targets import target_names
 from labkit.models.build import build_base
 from labkit.models.quiet import quiet_libraries
-
-AVAILABLE = ("full", "lora", "qlora")
 
 
 def make_trainable(base: nn.Module, case: Case) -> nn.Module:
@@ -17,8 +15,8 @@ def make_trainable(base: nn.Module, case: Case) -> nn.Module:
 
     For QLoRA, layers of `base` that are not yet quantised are.
     """
-    if case.method not in AVAILABLE:
-        raise RequestError(f"method={case.method!r} cannot be run yet; use one of {', '.join(AVAILABLE)}.")
+    if case.method not in AVAILABLE_METHODS:
+        raise RequestError(f"method={case.method!r} cannot be run yet; use one of {', '.join(AVAILABLE_METHODS)}.")
     quiet_libraries()
     if case.method == "full":
         model = base

@@ -36,6 +36,8 @@ def config_of(source: Source):
             f"Model {source.name!r} cannot be configured: the installed transformers does not know "
             f"model_type={model_type!r}; {hint}"
         )
+    if keys.get("hidden_size") and keys.get("num_attention_heads"):  # transformers would say it in its own terms
+        refuse_impossible_shape(source.name, keys)
     try:
         return AutoConfig.for_model(model_type, **keys)
     except Exception as error:  # transformers validates with error classes of several libraries
@@ -109,6 +111,7 @@ def _load(source: Source, dtype: torch.dtype, attention: str, device: str, conve
     Case's dtype stays mapped from its file."""
     from labkit.models.loading import Conversion
 
+    config_of(source)  # refuses in a sentence what from_pretrained would refuse in many
     if "quantization_config" in source.config:
         raise ModelNotAvailable(
             f"Model {source.name!r} is already quantised, and here quantising is the Case's choice; give the "
@@ -153,6 +156,11 @@ def tokenizer_of(case: Case):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ModelNotAvailable(f"Model {source.name!r} has no usable tokenizer: {_said(error)}.") from None
+    if tokenizer.eos_token_id is None:
+        raise ModelNotAvailable(
+            f"Model {source.name!r} has a tokenizer without an end token, which an answer must end with; set eos_token "
+            "in its tokenizer_config.json."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

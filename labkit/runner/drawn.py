@@ -9,18 +9,18 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from labkit.runner.collect import plain_text
+from labkit.runner.numbers import numbers_of, plain
 
 _FIGURE = "application/vnd.plotly.v1+json"
 _VIEW = "application/vnd.jupyter.widget-view+json"
 _HEIGHT, _THUMBNAIL_HEIGHT = 420, 190  # pixels
-_LINE_BREAK = re.compile(r"<br\s*/?>")
+_SECOND_LINE = re.compile(r"<br\s*/?>(?=<span)")  # where `new_figure` begins the subtitle
 
 
 def drawn(data: Mapping[str, Any], models: Mapping[str, Any]) -> str:
     """HTML for the output if only JupyterLab could show it, else empty. `models`: of `collect.widget_models`."""
     if _FIGURE in data:
-        return figure_box(data[_FIGURE])
+        return _with_numbers(data[_FIGURE])
     if _VIEW in data:
         return "".join(_widget(data[_VIEW]["model_id"], models))
     return ""
@@ -41,15 +41,23 @@ def first_figure(cell: Mapping[str, Any], models: Mapping[str, Any]) -> dict[str
 
 
 def figure_box(figure: Mapping[str, Any], label: str = "", **options: Any) -> str:
-    """The figure as a box for `figures.js`; `label` (default: its title) is read out; `options` are plotly's config."""
+    """The figure as a box for `figures.js`; `label` (default: its title) is read out; `options` are plotly's config.
+
+    A still one is a picture; one with buttons of its own is no single picture to a screen reader.
+    """
     layout = figure.get("layout", {})
     content = json.dumps({"data": figure.get("data", []), "layout": layout, "config": options}, ensure_ascii=False)
+    role = "img" if options.get("staticPlot") else "figure"
     label = html.escape(label or ", ".join(title_lines(figure)) or "figure")
     height = layout.get("height", _HEIGHT)
     return (
-        f'<div class="labkit-figure" role="img" aria-label="{label}" style="height: {height}px">'
+        f'<div class="labkit-figure" role="{role}" aria-label="{label}" style="height: {height}px">'
         f'<script type="application/json">{content.replace("<", chr(92) + "u003c")}</script></div>'
     )
+
+
+def _with_numbers(figure: Mapping[str, Any], label: str = "") -> str:
+    return figure_box(figure, label) + numbers_of(figure)
 
 
 def thumbnail(figure: Mapping[str, Any]) -> str:
@@ -69,10 +77,10 @@ def thumbnail(figure: Mapping[str, Any]) -> str:
 
 
 def title_lines(figure: Mapping[str, Any]) -> list[str]:
-    """The lines of the figure's title in plain text: what it shows, then meter, device and date."""
+    """The figure's title in plain text, then its subtitle: meter, device and date."""
     title = figure.get("layout", {}).get("title") or {}
     text = (title.get("text") if isinstance(title, Mapping) else title) or ""
-    return [line for line in map(plain_text, _LINE_BREAK.split(text)) if line]
+    return [line for line in map(plain, _SECOND_LINE.split(text)) if line]
 
 
 def _models_under(model_id: str, models: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -88,7 +96,7 @@ def _widget(model_id: str, models: Mapping[str, Any]) -> Iterator[str]:
     for model in _models_under(model_id, models):
         state, name = model["state"], model["model_name"]
         if "figure" in state:
-            yield figure_box(state["figure"], state.get("label", ""))
+            yield _with_numbers(state["figure"], state.get("label", ""))
         elif name in ("HTMLModel", "HTMLMathModel"):
             yield f'<div class="labkit-control">{state.get("value", "")}</div>'
         elif name == "OutputModel":

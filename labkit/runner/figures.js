@@ -1,7 +1,9 @@
 // Draws every figure of a page from the JSON in its box. Nothing is fetched: plotly.js is loaded before.
 const CONFIG = { displaylogo: false, responsive: true, showSendToCloud: false, plotlyServerURL: "" };
 if (matchMedia("(hover: none)").matches) CONFIG.displayModeBar = false; // its buttons are too small for a finger
-const NARROW_PIXELS = 560;
+const THEME = matchMedia("(prefers-color-scheme: dark)");
+const isClear = ({ paper_bgcolor, template }) => (paper_bgcolor ?? template?.layout?.paper_bgcolor) === "rgba(0,0,0,0)";
+const textColour = () => getComputedStyle(document.documentElement).getPropertyValue("--text").trim();
 
 for (const box of document.querySelectorAll(".labkit-figure")) {
   const { data, layout, config } = JSON.parse(box.querySelector("script").textContent);
@@ -9,17 +11,11 @@ for (const box of document.querySelectorAll(".labkit-figure")) {
     box.textContent = "This figure needs the file plotly.min.js beside the page.";
     continue;
   }
-  const narrow = box.clientWidth < NARROW_PIXELS && !config.staticPlot && layout.legend?.orientation !== "h";
   const place = box.appendChild(document.createElement("div"));
   place.style.height = "100%";
-  const fitted = { ...layout, width: undefined, autosize: true, ...(narrow && below(box, data, layout)) };
+  const isOnPage = isClear(layout) && !layout.font?.color; // then its text must be seen on the page's background
+  const font = isOnPage ? { ...layout.font, color: textColour() } : layout.font;
+  const fitted = { ...layout, font, width: undefined, autosize: true };
   Plotly.newPlot(place, data, fitted, { ...CONFIG, ...config });
-}
-
-// A phone has no room for a legend beside the plot: it goes below, and the box grows by its height.
-function below(box, data, layout) {
-  const rows = Math.ceil(data.filter(trace => trace.showlegend !== false).length / 2);
-  const height = (layout.height ?? box.clientHeight) + 24 * rows;
-  box.style.height = `${height}px`;
-  return { height, legend: { ...layout.legend, orientation: "h", x: 0, xanchor: "left", y: -0.18, yanchor: "top" } };
+  if (isOnPage) THEME.addEventListener("change", () => Plotly.relayout(place, "font.color", textColour()));
 }

@@ -15,7 +15,7 @@ from labkit.lab.catalog import Card, card_of
 from labkit.lab.results import show
 from labkit.runner.collect import widget_models
 from labkit.runner.drawn import first_figure, thumbnail, title_lines
-from labkit.runner.pages import NOSCRIPT, PLOTLY_FILE, asset, moment, title_of
+from labkit.runner.pages import NOSCRIPT, NOSCRIPT_STYLE, PLOTLY_FILE, asset, moment, title_of
 from labkit.runner.store import FILE_NAME, LabRun
 from labkit.units import format_seconds
 
@@ -47,7 +47,7 @@ def gallery_page(runs: Mapping[str, LabRun], folder: Path, others: Iterable[Card
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>The LoRA lab: results</title><style>{asset("look.css")}{asset("gallery.css")}</style>
-<noscript><style>.labkit-figure {{ display: none; }}</style></noscript>
+{NOSCRIPT_STYLE}
 <script src="{PLOTLY_FILE}" defer></script></head><body>
 <header><h1>The LoRA lab</h1><p>{_summary(labs.values())}</p></header>{NOSCRIPT}
 <main><div class="labs">

@@ -20,6 +20,7 @@ from labkit.runner.store import LabRun
 from labkit.units import format_seconds
 
 PLOTLY_FILE = "plotly.min.js"
+NOSCRIPT_STYLE = "<noscript><style>.labkit-figure { display: none; }</style></noscript>"
 NOSCRIPT = (
     '<noscript><p class="labkit-noscript">Figures need JavaScript; text, tables and numbers are all here without it.'
     "</p></noscript>"
@@ -55,6 +56,7 @@ def lab_page(notebook, run: LabRun, lab_folder: Path) -> str:
     dark = exporter.environment.loader.get_source(exporter.environment, "static/theme-dark.css")[0]
     own = {
         "plotly": PLOTLY_FILE,
+        "noscript": NOSCRIPT_STYLE,
         "style": f"@media (prefers-color-scheme: dark) {{ {dark} }}\n{asset('look.css')}{asset('page.css')}",
         "script": asset("figures.js"),
         "header": f"{header(run)}{NOSCRIPT}",

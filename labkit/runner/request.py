@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.case import check_field, field_of
+from labkit.case import AVAILABLE_METHODS, check_field, field_of
 from labkit.errors import LabFailed, RequestError
 from labkit.lab.catalog import read_parameters
 from labkit.lab.setup import check_preset
@@ -86,7 +86,7 @@ def _checked(name: str, value: Any, known: Mapping[Path, Mapping[str, Any]]) -> 
         check_field(field, value)
     else:
         _check_kind(name, value, owners)
-    by_name = {"model": _checked_model, "task": _checked_task}
+    by_name = {"model": _checked_model, "task": _checked_task, "method": _checked_method}
     return by_name[name](value) if name in by_name else value
 
 
@@ -106,6 +106,12 @@ def _check_kind(name: str, value: Any, owners: Mapping[Path, Any]) -> None:
                 if isinstance(value, bool) != isinstance(default, bool) or not isinstance(value, kind):
                     raise RequestError(f"{name}={value!r} is not possible: in {lab.stem} {name} is {words}.")
                 break
+
+
+def _checked_method(method: str) -> str:
+    if method not in AVAILABLE_METHODS:
+        raise RequestError(f"method={method!r} cannot be run yet; use one of {', '.join(AVAILABLE_METHODS)}.")
+    return method
 
 
 def _checked_model(model: Any) -> Any:

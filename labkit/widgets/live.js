@@ -30,13 +30,24 @@ async function render({ model, el }) {
   saved.className = "labkit-saved"; // shown, by live.css, where ipywidgets marks the widget as having no kernel
   saved.textContent = NOT_LIVE;
   el.append(saved, box, numbers.element);
-  const unname = nameControls(el);
+  const endings = [nameControls(el), numbers.forget];
+  const end = () => endings.forEach((ending) => ending());
 
   const busy = () => el.setAttribute("aria-busy", model.get("busy"));
   busy();
   model.on("change:busy", busy);
-  const patience = setTimeout(() => (box.textContent = NOT_DRAWN), PATIENCE_MS);
-  const Plotly = await plotly(model).finally(() => clearTimeout(patience));
+  endings.push(() => model.off("change:busy", busy));
+  const giveUp = () => (box.textContent = NOT_DRAWN);
+  const patience = setTimeout(giveUp, PATIENCE_MS);
+  let Plotly;
+  try {
+    Plotly = await plotly(model);
+  } catch {
+    giveUp(); // the kernel went before it delivered plotly.js
+    return end;
+  } finally {
+    clearTimeout(patience);
+  }
 
   // The box owns the height: one left to plotly's layout collapses to 0 when the page is resized.
   const react = async () => {
@@ -70,22 +81,20 @@ async function render({ model, el }) {
     }
   };
 
+  model.on("change:figure", draw); // before the first drawing, during which the figure may change
   await draw();
-  model.on("change:figure", draw);
   const sizes = new ResizeObserver(() => box.offsetWidth && box._fullLayout && Plotly.Plots.resize(box));
   sizes.observe(box);
   const theme = new MutationObserver(draw);
   theme.observe(document.body, { attributeFilter: ["data-jp-theme-name"] });
 
-  return () => {
+  endings.push(() => {
     model.off("change:figure", draw);
-    model.off("change:busy", busy);
-    numbers.forget();
-    unname();
     sizes.disconnect();
     theme.disconnect();
     Plotly.purge(box);
-  };
+  });
+  return end;
 }
 
 export default { render };

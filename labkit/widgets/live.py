@@ -24,6 +24,8 @@ import traitlets
 from labkit.errors import LabkitError
 from labkit.lab.results import CALLBACK_ERROR
 
+STALE_CLASS = "labkit-stale"  # live.css reads it
+
 
 def _source(name: str) -> str:
     return Path(__file__).with_name(name).read_text(encoding="utf-8")
@@ -51,11 +53,16 @@ class LiveFigure(anywidget.AnyWidget):
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Inside, the reader is told that the next figure is being computed."""
+        """Inside, the reader is told that the next figure is being computed; if it fails, the old one is dimmed."""
         self.busy = True
         with self.hold_sync():  # figure and end arrive together
             try:
                 yield
+            except Exception:
+                self.add_class(STALE_CLASS)
+                raise
+            else:
+                self.remove_class(STALE_CLASS)
             finally:
                 self.busy = False
 

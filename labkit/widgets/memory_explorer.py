@@ -5,17 +5,15 @@ from dataclasses import replace
 
 import ipywidgets
 
-from labkit.case import TARGETS, Case
+from labkit.case import AVAILABLE_METHODS, TARGETS, Case
 from labkit.figures.explorer import explorer
 from labkit.memory.estimate import estimate
 from labkit.widgets.panel import Panel, panel
 
-METHODS = ("full", "lora", "qlora")
-
 
 def draw(case: Case, method: str, device_type: str, curves: Mapping):
     """The explorer's figure for `case`'s settings, all three methods estimated."""
-    records = [estimate(replace(case, method=name), device_type) for name in METHODS]
+    records = [estimate(replace(case, method=name), device_type) for name in AVAILABLE_METHODS]
     return explorer(records, method, case.alpha, curves)
 
 
@@ -35,10 +33,11 @@ def memory_explorer(case: Case, device_type: str, curves: Mapping) -> Panel:
             options=lengths, value=case.sequence_length, description="sequence"
         ),
         "targets": ipywidgets.Dropdown(options=targets, value=case.targets),
-        "method": ipywidgets.ToggleButtons(options=METHODS, value=case.method),
+        "method": ipywidgets.ToggleButtons(options=AVAILABLE_METHODS, value=case.method),
     }
 
-    def chosen(**values) -> Case:
-        return replace(case, **values)
-
-    return panel(controls, lambda **values: draw(chosen(**values), values["method"], device_type, curves), chosen)
+    return panel(
+        controls,
+        lambda **values: draw(replace(case, **values), values["method"], device_type, curves),
+        lambda **values: replace(case, **values).on(device_type),
+    )

@@ -21,7 +21,7 @@ function matrixOf(values) {
 }
 
 function shown(value) {
-  if (typeof value !== "number") return value ?? "";
+  if (typeof value !== "number") return plain(value);
   return Number.isInteger(value) ? value.toLocaleString("en") : Number(value.toPrecision(4)).toString();
 }
 

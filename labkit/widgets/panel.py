@@ -74,10 +74,10 @@ class Panel(ipywidgets.VBox):
         if self._resetting:
             return
         values = self.values
-        if self._case:
-            self.link.value = ""  # never the link of other values, whatever fails below
-            self.link.value = link_to(self._case(**values))
         with self.live.working():
+            if self._case:
+                self.link.value = ""  # never the link of other values, whatever fails below
+                self.link.value = link_to(self._case(**values))
             self.live.show(self._draw(**values))
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import ipywidgets
 
 from labkit import gpus
-from labkit.case import CHECKPOINTING, Case
+from labkit.case import AVAILABLE_METHODS, CHECKPOINTING, Case
 from labkit.figures.start import step_against_card
-from labkit.lab.abilities import METHODS, Facts, verdict
+from labkit.lab.abilities import Facts, verdict
 from labkit.memory.estimate import estimate
 from labkit.memory.shape import shape_of
 from labkit.models.architectures import ARCHITECTURES
@@ -22,11 +22,11 @@ HERE = "this machine"
 
 def draw(case: Case, card: str, here: Facts):
     """The figure for one step of `case` with every method. `card`: a name of `gpus`, or HERE for this machine."""
-    gpu = None if card == HERE else gpus.find(card)
-    memory_bytes, device = (gpu.memory_bytes, gpu.name) if gpu else (here.memory_bytes, here.device)
-    estimates = [estimate(replace(case, method=method), "cpu" if device == "cpu" else "cuda") for method in METHODS]
+    gpu, device = None if card == HERE else gpus.find(card), _device(card, here)
+    memory_bytes = gpu.memory_bytes if gpu else here.memory_bytes
+    estimates = [estimate(replace(case, method=method), _device_type(device)) for method in AVAILABLE_METHODS]
     records = [replace(record, device=device) for record in estimates]
-    word = verdict(records[METHODS.index(case.method)].peak_allocated_bytes, memory_bytes)
+    word = verdict(records[AVAILABLE_METHODS.index(case.method)].peak_allocated_bytes, memory_bytes)
     return step_against_card(records, case.method, word, gpu.title if gpu else HERE, memory_bytes)
 
 
@@ -49,13 +49,13 @@ def start_explorer(case: Case, here: Facts) -> Panel:
         "sequence_length": ipywidgets.SelectionSlider(
             options=lengths, value=case.sequence_length, description="sequence"
         ),
-        "method": ipywidgets.ToggleButtons(options=METHODS, value=case.method),
+        "method": ipywidgets.ToggleButtons(options=AVAILABLE_METHODS, value=case.method),
     }
 
     def chosen(card: str, **values) -> Case:
-        return replace(case, **values)
+        return replace(case, **values).on(_device_type(_device(card, here)))
 
-    return panel(controls, lambda card, **values: draw(chosen(card, **values), card, here), chosen)
+    return panel(controls, lambda card, **values: draw(replace(case, **values), card, here), chosen)
 
 
 def answer_box(answer: Callable[[str], str], instruction: str) -> ipywidgets.VBox:
@@ -63,7 +63,7 @@ def answer_box(answer: Callable[[str], str], instruction: str) -> ipywidgets.VBo
 
     It starts with `instruction` answered, so that nothing waits for a reader who is not there.
     """
-    style, wide = {"description_width": "7em"}, {"width": "40em", "max_width": "100%"}
+    style, wide = {"description_width": "7em"}, {"width": "auto", "max_width": "40em"}
     asked = ipywidgets.Text(instruction, description="instruction", continuous_update=False, style=style, layout=wide)
     shown, message = ipywidgets.HTML(), ipywidgets.HTML()
 
@@ -73,6 +73,14 @@ def answer_box(answer: Callable[[str], str], instruction: str) -> ipywidgets.VBo
 
     observe_safely([asked], react, message)
     return ipywidgets.VBox([asked, message, shown])
+
+
+def _device(card: str, here: Facts) -> str:
+    return here.device if card == HERE else card
+
+
+def _device_type(device: str) -> str:
+    return "cpu" if device == "cpu" else "cuda"
 
 
 def _named(here: Facts) -> str:

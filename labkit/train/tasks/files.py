@@ -61,9 +61,16 @@ def load(name_or_path: str | Path, split: str = "train") -> "datasets.Dataset":
 
 
 def check_available(name_or_path: str | Path) -> None:
-    """Raise RequestError, within 5 s, unless there is what training needs: a train split that can be had."""
+    """Raise RequestError, within 5 s, unless there is what training needs: a train split that can be had.
+
+    A local one is read through; what is in a data set of the hub shows when it is loaded.
+    """
     files = _files(str(name_or_path))
     train = _required(files, "train")
+    if not files.snapshot and files.name not in NAMES:
+        rows = len(_read(files, train))
+        if "validation" not in files.splits:
+            _held_out(files.name, rows)
     if files.snapshot and files.snapshot.lacks(train):
         try:
             hub.require_access(files.snapshot, train[0])
