@@ -30,6 +30,7 @@ class Gpu:
     memory_bytes: int
     memory_source: str
     compute_capability: tuple[int, int]
+    multiprocessors: int
     memory_bandwidth_bytes_per_second: float
     fp16_flops_per_second: float | None
     bf16_flops_per_second: float | None
@@ -46,6 +47,7 @@ GPUS = (
         memory_bytes=15_642_329_088,
         memory_source=f"{_DEVICE_QUERY}, CUDA 12.4 and 12.5 drivers",
         compute_capability=(7, 5),
+        multiprocessors=40,
         memory_bandwidth_bytes_per_second=320e9,
         fp16_flops_per_second=65e12,
         bf16_flops_per_second=None,  # Turing's tensor cores have no bf16
@@ -60,6 +62,7 @@ GPUS = (
         memory_bytes=23_583_784_960,
         memory_source=f"{_DEVICE_QUERY}, CUDA 12.2 driver",
         compute_capability=(8, 9),
+        multiprocessors=58,
         memory_bandwidth_bytes_per_second=300e9,
         fp16_flops_per_second=121e12,
         bf16_flops_per_second=121e12,
@@ -72,6 +75,7 @@ GPUS = (
         memory_bytes=22_587 * MIB,
         memory_source=f"{_TORCH}, torch 2.15 nightly for CUDA 13.0",
         compute_capability=(8, 6),
+        multiprocessors=80,
         memory_bandwidth_bytes_per_second=600e9,
         fp16_flops_per_second=70e12,
         bf16_flops_per_second=70e12,
@@ -84,6 +88,7 @@ GPUS = (
         memory_bytes=11_901 * MIB,
         memory_source=f"{_DEVICE_QUERY}, CUDA 13.0 driver (whole MiB)",
         compute_capability=(8, 6),
+        multiprocessors=28,
         memory_bandwidth_bytes_per_second=360e9,
         fp16_flops_per_second=None,  # NVIDIA publishes no dense figure with fp32 accumulation for this card
         bf16_flops_per_second=None,
@@ -96,6 +101,7 @@ GPUS = (
         memory_bytes=25_386_352_640,
         memory_source=f"{_DEVICE_QUERY}, CUDA 12.4 driver",
         compute_capability=(8, 9),
+        multiprocessors=128,
         memory_bandwidth_bytes_per_second=1008e9,
         fp16_flops_per_second=165.2e12,
         bf16_flops_per_second=165.2e12,
@@ -108,6 +114,7 @@ GPUS = (
         memory_bytes=45_589 * MIB,
         memory_source=_TORCH,
         compute_capability=(8, 9),
+        multiprocessors=142,
         memory_bandwidth_bytes_per_second=864e9,
         fp16_flops_per_second=362.05e12,
         bf16_flops_per_second=362.05e12,
@@ -120,6 +127,7 @@ GPUS = (
         memory_bytes=42_298_834_944,
         memory_source=f"{_DEVICE_QUERY}, A100-SXM4-40GB, CUDA 12.2 driver",
         compute_capability=(8, 0),
+        multiprocessors=108,
         memory_bandwidth_bytes_per_second=1555e9,
         fp16_flops_per_second=312e12,
         bf16_flops_per_second=312e12,
@@ -132,6 +140,7 @@ GPUS = (
         memory_bytes=84_987_740_160,
         memory_source=f"{_DEVICE_QUERY}, A100-SXM4-80GB, CUDA 12.2 driver",
         compute_capability=(8, 0),
+        multiprocessors=108,
         memory_bandwidth_bytes_per_second=2039e9,
         fp16_flops_per_second=312e12,
         bf16_flops_per_second=312e12,
@@ -144,6 +153,7 @@ GPUS = (
         memory_bytes=85_028_896_768,
         memory_source=f"{_DEVICE_QUERY}, H100 80GB HBM3, CUDA 12.8 driver",
         compute_capability=(9, 0),
+        multiprocessors=132,
         memory_bandwidth_bytes_per_second=3350e9,
         fp16_flops_per_second=989.5e12,
         bf16_flops_per_second=989.5e12,
@@ -156,6 +166,7 @@ GPUS = (
         memory_bytes=143_156 * MIB,
         memory_source=_TORCH,
         compute_capability=(9, 0),
+        multiprocessors=132,
         memory_bandwidth_bytes_per_second=4800e9,
         fp16_flops_per_second=989.5e12,
         bf16_flops_per_second=989.5e12,

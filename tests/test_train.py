@@ -77,7 +77,7 @@ def test_losses_are_the_trainers(tmp_path, schedule, warmup):
         start = step * BATCH * ACCUMULATION
         parts = [items[start + i * BATCH : start + (i + 1) * BATCH] for i in range(ACCUMULATION)]
         batches = [{k: v for k, v in collate(part, 0).items() if k != "attention_mask"} for part in parts]
-        ours.append(train_step(training, batches))
+        ours.append(float(train_step(training, batches)))
         steps.step()
     theirs = trainers_losses(items, tmp_path / "out", schedule, warmup)
     assert ours == pytest.approx(theirs, rel=2e-5) and ours[-1] < 0.9 * ours[0]
@@ -89,7 +89,7 @@ def test_accumulation_changes_nothing_but_memory():
         training = prepare(Case(model=SHAPE, method="full", accumulation=accumulation, optimizer="sgd"), "cpu")
         batch = {k: v for k, v in collate(rows(6), 0).items() if k != "attention_mask"}
         parts = [{k: v[i::accumulation] for k, v in batch.items()} for i in range(accumulation)]
-        loss = train_step(training, parts)
+        loss = float(train_step(training, parts))
         found.append((loss, copy.deepcopy(training.model.state_dict())))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
@@ -113,7 +113,7 @@ def test_autocast_trains_and_fp16_has_a_scaler(autocast):
     )
     assert (training.scaler is not None) == (autocast == "fp16")
     batches = random_batches(training.case, "cpu", 320)
-    losses = [train_step(training, batches) for _ in range(8)]
+    losses = [float(train_step(training, batches)) for _ in range(8)]
     assert all(map(math.isfinite, losses)) and losses[-1] < losses[0]
 
 

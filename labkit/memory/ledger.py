@@ -27,8 +27,11 @@ class Peak:
     by_kind: Counter = field(default_factory=Counter)
 
 
-@dataclass
-class _Entry:
+@dataclass(slots=True)
+class Entry:
+    """A live storage. `number` counts the storages of a ledger from 1, in the order of their birth."""
+
+    number: int
     size_bytes: int
     kind: str
 
@@ -45,7 +48,8 @@ class Ledger(TorchDispatchMode):
         self.live_bytes = 0
         self.by_kind: Counter = Counter()
         self.peaks = {phase: Peak() for phase in PHASES}
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, Entry] = {}
+        self._count = 0
 
     def __call__(self, phase: str) -> None:
         self.phase, self.in_loss = phase, phase == "backward"  # backward starts with the loss
@@ -79,14 +83,25 @@ class Ledger(TorchDispatchMode):
         key = storage._cdata
         if key in self._entries:
             return
-        self._entries[key] = _Entry(storage.nbytes(), kind)
-        weakref.finalize(storage, self._strike, key).atexit = False
-        self._add(kind, storage.nbytes())
+        self._count += 1
+        self._entries[key] = entry = Entry(self._count, storage.nbytes(), kind)
+        weakref.finalize(storage, lambda: self.died(self._entries.pop(key))).atexit = False
+        self.born(entry)
+
+    def born(self, entry: Entry) -> None:
+        """A storage was entered."""
+        self._add(entry.kind, entry.size_bytes)
         self._note_peak()
 
-    def _strike(self, key: int) -> None:
-        entry = self._entries.pop(key)
+    def died(self, entry: Entry) -> None:
+        """A storage was freed."""
         self._add(entry.kind, -entry.size_bytes)
+
+    def moved(self, entry: Entry, kind: str) -> None:
+        """A storage turned out to be of another kind."""
+        self._add(entry.kind, -entry.size_bytes)
+        entry.kind = kind
+        self._add(kind, entry.size_bytes)
 
     def _add(self, kind: str, size_bytes: int) -> None:
         slack_bytes = -abs(size_bytes) % self.granule_bytes * (1 if size_bytes > 0 else -1)
@@ -99,10 +114,7 @@ class Ledger(TorchDispatchMode):
         for tensor in tensors:
             self.enter(tensor, kind)
             if tensor.device.type == self.device_type:
-                entry = self._entries[tensor.untyped_storage()._cdata]
-                self._add(entry.kind, -entry.size_bytes)
-                entry.kind = kind
-                self._add(kind, entry.size_bytes)
+                self.moved(self._entries[tensor.untyped_storage()._cdata], kind)
 
     def relabel_state(self, optimizer: torch.optim.Optimizer) -> None:
         """Count the optimizer's state tensors as such, and the code tables that bitsandbytes' optimizers share."""

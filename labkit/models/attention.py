@@ -26,8 +26,15 @@ def _efficient(query, key, value, scale):
 
 
 def _flash(query, key, value, scale):
-    if query.device.type == "cpu":
-        return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=scale)[0]
+    return (_flash_on_cpu if query.device.type == "cpu" else flash_on_cuda)(query, key, value, scale)
+
+
+def _flash_on_cpu(query, key, value, scale):
+    return aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, 0.0, True, scale=scale)[0]
+
+
+def flash_on_cuda(query, key, value, scale):
+    """The CUDA kernel; on fake host tensors, too."""
     return aten._scaled_dot_product_flash_attention(query, key, value, 0.0, True, False, scale=scale)[0]
 
 

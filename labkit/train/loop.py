@@ -62,7 +62,7 @@ def optimise(training: Training, trial: Trial, batches: Iterator[list[Batch]], l
     schedule, losses = make_schedule(training, trial), []
     training.model.train()
     for _ in (bar := progress(range(trial.steps), label, unit="step")):
-        losses.append(train_step(training, next(batches)))
+        losses.append(float(train_step(training, next(batches))))
         schedule.step()
         bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
     return losses

@@ -65,13 +65,13 @@ def autocast_of(training: Training):
     return torch.autocast(torch.device(training.device).type, DTYPES[training.case.autocast])
 
 
-def train_step(training: Training, batches: list[Batch], announce: Announce = _silent) -> float:
-    """One optimizer step over `batches` (one per accumulation); returns the mean loss per target token, in nats.
+def train_step(training: Training, batches: list[Batch], announce: Announce = _silent) -> torch.Tensor:
+    """One optimizer step over `batches` (one per accumulation); the mean loss per target token, in nats, a scalar.
 
     A batch holds `input_ids` and `labels`, both (batch, sequence) int64. The loss of every micro-batch is divided by
     the targets of the whole step, so accumulation changes nothing but memory.
     """
-    count, total = target_count(batches), 0.0
+    count, total = target_count(batches), 0
     for batch in batches:
         announce("forward")
         with autocast_of(training):
@@ -82,7 +82,7 @@ def train_step(training: Training, batches: list[Batch], announce: Announce = _s
         del loss
     announce("optimizer")
     _update(training)
-    return float(total)
+    return total
 
 
 def _update(training: Training) -> None:
